@@ -1,0 +1,105 @@
+"""One HTML page that shows what a run did: pictures side by side, scores, and where every output lies."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfseg.files import write_text
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1280px; padding: 0 1rem; color: #222; }
+h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
+table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .3rem .8rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr:nth-child(even) { background: #f6f6f6; }
+.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .6rem; }
+figure { margin: 0; } figure img { width: 100%; border: 1px solid #ccc; } figcaption { font-size: 13px; color: #555; }
+code { background: #f2f2f2; padding: .1rem .3rem; } ul { padding-left: 1.2rem; } .note { color: #555; }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; border: 1px solid #999; }
+"""
+
+
+@dataclass(frozen=True)
+class SlidePictures:
+    """One slide of the report: its name, a line under it and pictures by caption (uint8 RGB (H, W, 3))."""
+
+    name: str
+    line: str
+    pictures: Mapping[str, np.ndarray]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """An HTML table; floats with three decimals."""
+
+    def cell(value: object) -> str:
+        return html.escape(f"{value:.3f}" if isinstance(value, float) else str(value))
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def picture(image: np.ndarray, caption: str) -> str:
+    """A figure with the picture inside the page, so that the page can be sent as one file."""
+    import cv2
+
+    ok, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    if not ok:
+        raise ValueError(f"cannot encode the picture {caption!r} of shape {image.shape}")
+    text = base64.b64encode(data.tobytes()).decode("ascii")
+    caption = html.escape(caption)
+    return f'<figure><img alt="{caption}" src="data:image/png;base64,{text}"><figcaption>{caption}</figcaption></figure>'
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    lines: Sequence[str],
+    tables: Mapping[str, str],
+    slides: Sequence[SlidePictures],
+    files: Mapping[str, Path],
+) -> Path:
+    """Writes the page.
+
+    Args:
+        path: the HTML file.
+        title: headline.
+        lines: sentences under it, plain text.
+        tables: heading → HTML table (see :func:`table`).
+        slides: a row of pictures each.
+        files: what it is → where it lies; shown relative to the page.
+    """
+    path = Path(path)
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts += [f'<p class="note">{html.escape(line)}</p>' for line in lines]
+    for heading, body in tables.items():
+        parts.append(f"<h2>{html.escape(heading)}</h2>{body}")
+    if slides:
+        parts.append("<h2>Held-out slides</h2>")
+    for slide in slides:
+        figures = "".join(picture(image, caption) for caption, image in slide.pictures.items())
+        parts.append(f"<h3>{html.escape(slide.name)}</h3><p>{html.escape(slide.line)}</p>")
+        parts.append(f'<div class="pictures">{figures}</div>')
+    if files:
+        parts.append("<h2>Files</h2><ul>")
+        for what, where in files.items():
+            shown = _relative(where, path.parent)
+            parts.append(f'<li>{html.escape(what)}: <a href="{html.escape(shown)}"><code>{html.escape(shown)}</code></a></li>')
+        parts.append("</ul>")
+    body = "\n".join(parts)
+    page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    write_text(path, f"{page}<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n")
+    return path
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return path.resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return str(path)
