@@ -37,7 +37,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             "Free space or choose a folder you may write to, then run the same command again."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tfseg.files import write_json
+from tfseg.types import CascadeSpec, InputSpec, ModelError, ModelSpec, Window
+
+SPEC = ModelSpec(
+    "m",
+    "unet",
+    {"size_px": [64, 64]},
+    "segmentation",
+    (InputSpec("image", (64, 64)), InputSpec("heatmap", (64, 64), 1, None, "heatmap")),
+    ("segmentation",),
+)
+
+
+def test_window_bounds_at_another_mpp():
+    assert Window(100, 50, 10, 20, 1.0).bounds(0.5) == (90, 30, 110, 70)
+
+
+def test_model_spec_round_trip(tmp_path):
+    write_json(tmp_path / "config.json", SPEC.to_dict())
+    assert ModelSpec.load(tmp_path) == ModelSpec.from_dict(json.loads(json.dumps(SPEC.to_dict())))
+    assert ModelSpec.load(tmp_path).inputs == SPEC.inputs
+
+
+def test_folder_of_one_network_is_a_cascade_of_one(tmp_path):
+    write_json(tmp_path / "config.json", SPEC.to_dict())
+    cascade = CascadeSpec.load(tmp_path)
+    assert (cascade.classifier, cascade.refinement) == (None, ".")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "no such file"), ("{", "not JSON"), ("[1]", "expected a JSON object"), ('{"name": "x"}', "not a tfseg model spec")],
+)
+def test_a_folder_without_a_spec_says_what_a_model_folder_holds(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelError, match=says) as caught:
+        ModelSpec.load(tmp_path)
+    assert "config.json" in str(caught.value)
