@@ -44,3 +44,8 @@ def test_wrong_size_names_the_nearest_that_fit():
         check_divisible(250, 32, "encoder depth 5")
     with pytest.raises(ModelError, match=r"Nearest: 32\."):
         check_divisible(20, 32, "encoder depth 5")
+
+
+def test_overlapping_patches_are_centred_on_their_cells():
+    grid = Grid((1000, 600), 0.5, patch_px=128, stride_px=64, mpp=0.5)
+    assert grid.window(0, 1).bounds(0.5) == (32, -32, 160, 96)

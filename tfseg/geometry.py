@@ -23,7 +23,10 @@ def magnification_of(mpp: float) -> float:
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid of square patches that covers a slide, row by row from its top-left corner.
+    """A regular grid of cells that covers a slide from its top-left corner, with a square patch centred on each cell.
+
+    With ``stride_px == patch_px`` patch and cell are the same; with a smaller stride patches overlap and reach over the
+    slide's edge, and each still speaks for the cell at its centre.
 
     Attributes:
         slide_size: (width, height) of the slide in level-0 pixels.
@@ -56,10 +59,9 @@ class Grid:
         return rows, columns
 
     def window(self, row: int, column: int) -> Window:
-        """The patch of a cell; with ``patch_px == stride_px`` its bounds are the cell."""
-        half = self.patch_level0 / 2
-        x = column * self.stride_level0 + half
-        y = row * self.stride_level0 + half
+        """The patch centred on a cell."""
+        x = (column + 0.5) * self.stride_level0
+        y = (row + 0.5) * self.stride_level0
         return Window(x, y, self.patch_px, self.patch_px, self.mpp)
 
     def cells(self) -> Iterator[tuple[int, int]]:
