@@ -1,0 +1,71 @@
+"""Building blocks that several architectures share. Stock Keras layers only, so that saved networks reload alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import layers
+
+from tfseg.geometry import check_divisible
+from tfseg.types import ModelError
+
+Tensor = Any
+"""A symbolic Keras tensor; feature maps are (B, H, W, channels), float32 or the policy's compute type."""
+
+
+def size_pair(size_px: int | tuple[int, int], divisor: int, what: str) -> tuple[int, int]:
+    """Returns ``size_px`` as (height, width), both multiples of ``divisor``.
+
+    Args:
+        size_px: one side of a square in pixels, or (height, width).
+        divisor: what each side must be a multiple of.
+        what: why; it stands in the error.
+
+    Raises:
+        ModelError: a side does not divide; names the nearest sizes that fit.
+    """
+    pair = (size_px, size_px) if isinstance(size_px, int) else tuple(int(side) for side in size_px)
+    if len(pair) != 2:
+        raise ModelError(f"size_px must be one number or (height, width). Received: {size_px!r}.")
+    for side in pair:
+        check_divisible(side, divisor, what)
+    return pair
+
+
+def conv_bn_relu(x: Tensor, width: int, name: str, dropout: float = 0.0) -> Tensor:
+    """3×3 convolution with bias (same padding), batch norm, ReLU and, with ``dropout`` > 0, spatial dropout."""
+    x = layers.Conv2D(width, 3, padding="same", name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    x = layers.Activation("relu", name=f"{name}_relu")(x)
+    if dropout:
+        x = layers.SpatialDropout2D(dropout, name=f"{name}_drop")(x)
+    return x
+
+
+def conv_block(x: Tensor, width: int, name: str, dropout: float = 0.0) -> Tensor:
+    """Two of :func:`conv_bn_relu`."""
+    return conv_bn_relu(conv_bn_relu(x, width, f"{name}_1", dropout), width, f"{name}_2", dropout)
+
+
+def softmax_head(x: Tensor, num_classes: int, name: str) -> Tensor:
+    """1×1 convolution to ``num_classes``, softmax in float32 whatever the precision policy.
+
+    The softmax layer carries ``name``, which becomes the output's name in Keras and in ONNX.
+    """
+    x = layers.Conv2D(num_classes, 1, name=f"{name}_logits")(x)
+    return layers.Softmax(dtype="float32", name=name)(x)
+
+
+def refinement_inputs(size_px: tuple[int, int], heatmap: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """The inputs of a whole-slide network and what its first convolution sees.
+
+    Returns:
+        ({"image": (B, H, W, 3) in 0..255[, "heatmap": (B, H, W, 1) in 0..1]}, the image scaled to [0, 1] with the
+        heatmap as last channel).
+    """
+    inputs = {"image": layers.Input((*size_px, 3), name="image")}
+    x = layers.Rescaling(1 / 255, name="image_scaled")(inputs["image"])
+    if heatmap:
+        inputs["heatmap"] = layers.Input((*size_px, 1), name="heatmap")
+        x = layers.Concatenate(name="image_heatmap")([x, inputs["heatmap"]])
+    return inputs, x

@@ -1,0 +1,142 @@
+"""Patch classifiers: an ImageNet backbone and a small head."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfseg.models.blocks import size_pair
+from tfseg.types import ModelError, one_of
+
+BACKBONES = ("mobilenetv2", "inceptionv3")
+_MOBILENET_STRIDE = 32
+_INCEPTION_SMALLEST = 75
+_COUNTED_NAME = re.compile(
+    r"(conv2d|batch_normalization|activation|max_pooling2d|average_pooling2d|concatenate)(?:_\d+)?"
+)
+
+
+def patch_classifier(
+    backbone: str = "mobilenetv2",
+    num_classes: int = 2,
+    size_px: int | tuple[int, int] = 256,
+    weights: str | Path | None = None,
+    alpha: float = 1.0,
+    batch_norm_momentum: float = 0.99,
+) -> keras.Model:
+    """Classifier of square patches; H2G-Net section 2.3 (Mob-PW on MobileNetV2, Inc-PW on InceptionV3).
+
+    RGB scaled to [−1, 1] → backbone without top → global average pooling → Dense 100 → Dropout 0.5 → ReLU → batch norm
+    → Dense C, softmax. At C = 2, alpha = 1: 2 386 686 parameters on MobileNetV2, 22 008 286 on InceptionV3.
+
+    Args:
+        backbone: "mobilenetv2" or "inceptionv3".
+        num_classes: C.
+        size_px: side, or (height, width), of the patch; multiples of 32 for MobileNetV2, at least 75 for InceptionV3.
+        weights: of the backbone: None (random), "imagenet" (fetched by Keras), or the path of a ``.weights.h5`` of the
+            same ``keras.applications`` network without top.
+        alpha: width multiplier of MobileNetV2.
+        batch_norm_momentum: of the backbone's moving statistics. ``keras.applications`` builds MobileNetV2 with 0.999,
+            under which they still hold a third of their first value after 1000 steps, so that a network trained
+            briefly is good in training mode and wrong in inference. 0.99 forgets it in a few hundred steps.
+
+    Returns:
+        Model from {"image": (B, H, W, 3) float32 RGB in 0..255} to {"probabilities": (B, C) float32}.
+
+    Raises:
+        ModelError: unknown backbone, a size or alpha it cannot take, or weights that are missing or of another network.
+
+    Differs from the paper in: the momentum of the backbone's batch norm, as above.
+    """
+    one_of("backbone", backbone, BACKBONES)
+    size = _checked_size(backbone, size_px)
+    if backbone != "mobilenetv2" and alpha != 1.0:
+        raise ModelError(f"alpha is a setting of mobilenetv2. Received: {alpha} with {backbone}; leave it at 1.0.")
+    image = layers.Input((*size, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="image_scaled")(image)
+    trunk = _backbone(backbone, {"input_tensor": x}, alpha)
+    _name_and_soften(trunk, batch_norm_momentum)
+    if weights is not None:
+        trunk.set_weights(_pretrained(backbone, size, alpha, weights))
+    x = layers.GlobalAveragePooling2D(name="pool")(trunk.layers[-1].output)
+    x = layers.Dense(100, name="hidden")(x)
+    x = layers.Dropout(0.5, name="hidden_drop")(x)
+    x = layers.Activation("relu", name="hidden_relu")(x)
+    x = layers.BatchNormalization(name="hidden_bn")(x)
+    x = layers.Dense(num_classes, name="logits")(x)
+    x = layers.Softmax(dtype="float32", name="probabilities")(x)
+    return keras.Model({"image": image}, {"probabilities": x}, name=f"{backbone}_classifier")
+
+
+def mobilenetv2_classifier(
+    num_classes: int = 2,
+    size_px: int | tuple[int, int] = 256,
+    weights: str | Path | None = None,
+    alpha: float = 1.0,
+    batch_norm_momentum: float = 0.99,
+) -> keras.Model:
+    """:func:`patch_classifier` on MobileNetV2. Differs from the paper in: what is said there."""
+    return patch_classifier("mobilenetv2", num_classes, size_px, weights, alpha, batch_norm_momentum)
+
+
+def inceptionv3_classifier(
+    num_classes: int = 2,
+    size_px: int | tuple[int, int] = 256,
+    weights: str | Path | None = None,
+    batch_norm_momentum: float = 0.99,
+) -> keras.Model:
+    """:func:`patch_classifier` on InceptionV3. Differs from the paper in: what is said there."""
+    return patch_classifier("inceptionv3", num_classes, size_px, weights, 1.0, batch_norm_momentum)
+
+
+def _checked_size(backbone: str, size_px: int | tuple[int, int]) -> tuple[int, int]:
+    if backbone == "mobilenetv2":
+        return size_pair(size_px, _MOBILENET_STRIDE, "MobileNetV2 halves five times")
+    size = size_pair(size_px, 1, "InceptionV3")
+    if min(size) < _INCEPTION_SMALLEST:
+        raise ModelError(
+            f"size must be at least {_INCEPTION_SMALLEST} (InceptionV3 has unpadded convolutions). "
+            f"Received: {min(size)}. Nearest: {_INCEPTION_SMALLEST}."
+        )
+    return size
+
+
+def _backbone(backbone: str, source: dict[str, Any], alpha: float, weights: str | None = None) -> keras.Model:
+    """The network without top; ``source`` is ``input_tensor`` or ``input_shape``."""
+    if backbone == "mobilenetv2":
+        return keras.applications.MobileNetV2(alpha=alpha, include_top=False, weights=weights, **source)
+    return keras.applications.InceptionV3(include_top=False, weights=weights, **source)
+
+
+def _name_and_soften(trunk: keras.Model, momentum: float) -> None:
+    """Sets the batch norms' momentum, and names that Keras counts up per process to names that depend on nothing."""
+    counts: dict[str, int] = {}
+    for layer in trunk.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = momentum
+        counted = _COUNTED_NAME.fullmatch(layer.name)
+        if counted:
+            kind = counted[1]
+            counts[kind] = counts.get(kind, 0) + 1
+            layer.name = f"trunk_{kind}_{counts[kind]}"
+
+
+def _pretrained(backbone: str, size: tuple[int, int], alpha: float, weights: str | Path) -> list[Any]:
+    """Weights of the backbone from a file, or from Keras' own store for "imagenet"."""
+    source = {"input_shape": (*size, 3)}
+    if str(weights) == "imagenet":
+        return _backbone(backbone, source, alpha, "imagenet").get_weights()
+    path = Path(weights)
+    wanted = f'Expected "imagenet" or a .weights.h5 file of keras.applications\' {backbone} without top, alpha {alpha}.'
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file of weights. {wanted}")
+    trunk = _backbone(backbone, source, alpha)
+    try:
+        trunk.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"{path}: weights do not fit. {wanted} Keras says: {error}") from error
+    return trunk.get_weights()

@@ -1,0 +1,182 @@
+"""The table of networks, and building, describing, saving and loading them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfseg.files import atomic_path, write_json
+from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
+from tfseg.models.unet import unet, unet_lr
+from tfseg.types import H2G_CLASSES, ClassSpec, InputSpec, ModelError, ModelSpec, one_of
+
+MODELS: dict[str, Callable[..., keras.Model]] = {
+    "mobilenetv2_classifier": mobilenetv2_classifier,
+    "inceptionv3_classifier": inceptionv3_classifier,
+    "unet_lr": unet_lr,
+    "unet": unet,
+}
+"""Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
+
+_NOT_STORED = ("weights",)
+"""Arguments that say where the first weights came from: no part of what the network is."""
+
+
+def build(spec_or_name: ModelSpec | str, **arguments: Any) -> keras.Model:
+    """Builds a network with new weights.
+
+    Args:
+        spec_or_name: a key of ``MODELS``, or the spec of a trained model (then its arguments hold).
+        arguments: of the builder; over a spec, they replace the spec's.
+
+    Raises:
+        ModelError: unknown name or argument, or a size that does not fit.
+    """
+    if isinstance(spec_or_name, ModelSpec):
+        name, arguments = spec_or_name.architecture, {**spec_or_name.arguments, **arguments}
+    else:
+        name = spec_or_name
+    builder = MODELS[one_of("architecture", name, tuple(MODELS))]
+    try:
+        return builder(**arguments)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ModelError(f"{name}: {error}. Received: {', '.join(arguments) or 'no arguments'}.") from error
+
+
+def describe(
+    model: keras.Model,
+    architecture: str,
+    arguments: dict[str, Any],
+    mpp: float | None = None,
+    classes: tuple[ClassSpec, ...] = H2G_CLASSES,
+    name: str | None = None,
+) -> ModelSpec:
+    """Makes the spec of a built network.
+
+    Args:
+        model: as :func:`build` returned it.
+        architecture: key of ``MODELS``.
+        arguments: keyword arguments given to the builder.
+        mpp: µm/px of the image input; None where the whole slide is resized to the input.
+        classes: of the last output axis.
+        name: what the user calls it; the architecture by default.
+
+    Raises:
+        ModelError: the number of classes is not the model's.
+    """
+    one_of("architecture", architecture, tuple(MODELS))
+    channels = model.output[output_names(model)[0]].shape[-1]
+    if channels != len(classes):
+        raise ModelError(f"{architecture}: the network has {channels} classes, the class table {len(classes)}.")
+    shapes = {key: tensor.shape for key, tensor in model.input.items()}
+    inputs = tuple(
+        InputSpec(key, tuple(shapes[key][1:3]), shapes[key][3], mpp, "heatmap" if key == "heatmap" else "image")
+        for key in input_names(model)
+    )
+    classifies = "probabilities" in output_names(model)
+    return ModelSpec(
+        name=name or architecture,
+        architecture=architecture,
+        arguments={k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items() if k not in _NOT_STORED},
+        task="classification" if classifies else "segmentation",
+        inputs=inputs,
+        outputs=output_names(model),
+        classes=classes,
+        stride_px=inputs[0].size_px[0] if classifies else None,
+    )
+
+
+def input_names(model: keras.Model) -> tuple[str, ...]:
+    """Input names in the order of the spec: images first, then heatmaps."""
+    return tuple(sorted(model.input, key=lambda name: (name == "heatmap", name)))
+
+
+def output_names(model: keras.Model) -> tuple[str, ...]:
+    """Output names, the main one first, deep-supervision heads behind it in their order."""
+    return tuple(sorted(model.output, key=lambda name: (len(name), name)))
+
+
+def save(model: keras.Model, spec: ModelSpec, folder: str | Path) -> Path:
+    """Writes ``model.keras`` and ``config.json`` to ``folder``, each whole or not at all.
+
+    What is written is the network rebuilt from the spec in float32, with the model's weights: so the spec is known to
+    fit, and neither the optimiser nor the precision policy of the training gets into the file.
+
+    Raises:
+        ModelError: the weights do not fit the spec.
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    with _float32():
+        clean = build(spec)
+    try:
+        clean.set_weights(model.get_weights())
+    except ValueError as error:
+        raise ModelError(f"{folder}: the model's weights do not fit its spec ({spec.architecture}). {error}") from error
+    check(clean, spec, folder)
+    with atomic_path(folder / "model.keras") as temporary:
+        clean.save(temporary)
+    write_json(folder / "config.json", spec.to_dict())
+    return folder
+
+
+def load(folder: str | Path) -> tuple[keras.Model, ModelSpec]:
+    """Reads what :func:`save` wrote; needs no code from the user.
+
+    Raises:
+        ModelError: config.json or model.keras is missing or unreadable, or they do not belong together.
+    """
+    folder = Path(folder)
+    spec = ModelSpec.load(folder)
+    path = folder / "model.keras"
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file. Expected the Keras network beside config.json, as tfseg saves it.")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path}: not a Keras network that tfseg can load. {error}") from error
+    check(model, spec, folder)
+    return model, spec
+
+
+def check(model: keras.Model, spec: ModelSpec, where: str | Path) -> None:
+    """Raises ModelError, naming ``where``, unless inputs, sizes, outputs and classes of the model are the spec's."""
+    if not isinstance(model.input, dict) or not isinstance(model.output, dict):
+        raise ModelError(f"{where}: the network's inputs and outputs must be named. Build it with tfseg.models.build.")
+    has = {name: tuple(tensor.shape[1:]) for name, tensor in model.input.items()}
+    wants = {i.name: (*i.size_px, i.channels) for i in spec.inputs}
+    if has != wants:
+        raise ModelError(f"{where}: the network's inputs {has} are not those of config.json {wants} (H, W, channels).")
+    if set(model.output) != set(spec.outputs):
+        raise ModelError(
+            f"{where}: the network's outputs {sorted(model.output)} are not those of config.json "
+            f"{sorted(spec.outputs)}."
+        )
+    channels = model.output[spec.outputs[0]].shape[-1]
+    if channels != len(spec.classes):
+        raise ModelError(f"{where}: the network has {channels} classes, config.json {len(spec.classes)}.")
+
+
+def count(name: str) -> tuple[int, int]:
+    """(all, trainable) parameters of an architecture at its paper's settings, by building it."""
+    model = build(name)
+    return model.count_params(), sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Builds layers under the float32 policy, whatever the process uses."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
