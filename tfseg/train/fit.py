@@ -90,9 +90,16 @@ class TrainResult:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def reproducible(seed: int) -> None:
-    """Seeds Python, NumPy, TensorFlow and Keras. Call it before the network is built."""
+def reproducible(seed: int, deterministic_ops: bool = False) -> None:
+    """Seeds Python, NumPy, TensorFlow and Keras. Call it before the network is built.
+
+    On a CPU the same seed then gives the same weights. On a GPU that also needs ``deterministic_ops``, which slows
+    some layers down, holds for the whole process, and makes TensorFlow run stateful Python functions in tf.data one
+    at a time.
+    """
     keras.utils.set_random_seed(seed)
+    if deterministic_ops:
+        tf.config.experimental.enable_op_determinism()
 
 
 @contextlib.contextmanager
