@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 import toy
 
-from tfseg.train.fit import TrainConfig, TrainingInterrupted, fit, precision, reproducible
+from tfseg.train.fit import TrainConfig, TrainingInterruptedError, fit, precision, reproducible
 from tfseg.train.step import Objective, Stepper, output_loss
 from tfseg.types import TfsegError
 
@@ -97,7 +97,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(tmp_path, monkeypatch, whe
         return real(self, *arguments)
 
     monkeypatch.setattr(Stepper, where, interrupted)
-    with pytest.raises(TrainingInterrupted, match=r"after step \d+.*last.npz.*same command again"):
+    with pytest.raises(TrainingInterruptedError, match=r"after step \d+.*last.npz.*same command again"):
         toy.train(tmp_path / "stopped", reestimate_batches=2)
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -25,7 +25,7 @@ from tfseg.types import TfsegError
 TrainData = Callable[[int], tf.data.Dataset]
 
 
-class TrainingInterrupted(TfsegError):
+class TrainingInterruptedError(TfsegError):
     """Ctrl-C or SIGTERM: the state is on disk and the same call goes on."""
 
 
@@ -153,7 +153,7 @@ class _Run:
         if asked.is_set():
             if save:
                 self.save()
-            raise TrainingInterrupted(
+            raise TrainingInterruptedError(
                 f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step}; the state is in "
                 f"{self.last}. Run the same command again to go on from there."
             )
@@ -270,7 +270,7 @@ def fit(
         details: whatever else defines the run (data, model arguments); recorded in run.json and compared on resuming.
 
     Raises:
-        TrainingInterrupted: after Ctrl-C or SIGTERM, once the state is saved.
+        TrainingInterruptedError: after Ctrl-C or SIGTERM, once the state is saved.
         TfsegError: the folder holds a run with other settings; the loss became NaN or infinite; the monitored score
             does not exist; the data ended.
     """
