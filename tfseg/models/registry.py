@@ -12,6 +12,8 @@ from typing import Any
 import keras
 
 from tfseg.files import atomic_path, write_json
+from tfseg.models.attention_unet import agunet, dagunet
+from tfseg.models.double_unet import doubleunet
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
 from tfseg.models.unet import unet, unet_lr
 from tfseg.types import H2G_CLASSES, ClassSpec, InputSpec, ModelError, ModelSpec, one_of
@@ -21,6 +23,9 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "inceptionv3_classifier": inceptionv3_classifier,
     "unet_lr": unet_lr,
     "unet": unet,
+    "agunet": agunet,
+    "dagunet": dagunet,
+    "doubleunet": doubleunet,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
 
