@@ -58,7 +58,7 @@ def write_geojson(path: str | Path, features: Iterable[PolygonFeature], mpp: flo
     """Writes ``features`` as a FeatureCollection that QuPath imports, one at a time, whole or not at all.
 
     Every feature carries a class with its colour (QuPath refuses a class without), a UUID, ``isLocked`` false and its
-    finite measurements, to which "Area µm^2" is added. Coordinates have two decimals, as QuPath writes them. UUIDs come from
+    finite measurements, to which "Area µm^2" is added. Coordinates have two decimals, as in QuPath. UUIDs come from
     position and content, and gzip carries no time, so the same features give the same bytes.
 
     Args:
