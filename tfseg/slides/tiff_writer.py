@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tfseg.files import atomic_path
 from tfseg.types import OutputError
@@ -22,20 +23,24 @@ _KINDS = ("image", "label", "heatmap")
 _COMPRESSIONS = ("jpeg", "deflate", "lzw")
 
 
+Encode = Callable[[NDArray[Any]], bytes]
+"""From a tile to its compressed bytes."""
+
+
 class TileSource(Protocol):
     """A picture that is made where it is asked for, so that it never stands in memory as a whole."""
 
     shape: tuple[int, ...]
     dtype: Any
 
-    def tile(self, row0: int, col0: int, height: int, width: int) -> np.ndarray:
+    def tile(self, row0: int, col0: int, height: int, width: int) -> NDArray[Any]:
         """Pixels [row0, row0 + height) × [col0, col0 + width), (height, width) or (height, width, 3)."""
         ...
 
 
 def write_pyramid(
     path: str | Path,
-    source: np.ndarray | TileSource,
+    source: NDArray[Any] | TileSource,
     *,
     mpp: float | tuple[float, float],
     objective_power: float | None = None,
@@ -50,15 +55,16 @@ def write_pyramid(
 
     Every level has half the size of the one above (rounded up), until the longer side is at most 1024 px; a pixel of
     level n covers exactly 2^n × 2^n pixels of level 0. ``kind`` says how four pixels become one: the rounded mean
-    ("image", "heatmap"; integers round half up) or the most frequent value ("label"; of equally frequent ones the first in
-    reading order). Level 0 is taken from ``source`` in bands of ``tile_px`` rows and full width; the lower levels grow along
-    and wait compressed, in memory up to 16 MiB a level and then in an unnamed file beside ``path``.
+    ("image", "heatmap"; integers round half up) or the most frequent value ("label"; of equally frequent ones the
+    first in reading order). Level 0 is taken from ``source`` in bands of ``tile_px`` rows and full width; the lower
+    levels grow along and wait compressed, in memory up to 16 MiB a level and then in an unnamed file beside ``path``.
 
-    Which readers know what (tested): with ``objective_power`` the first page carries an Aperio description, so that
-    OpenSlide reports ``openslide.mpp-x`` and ``openslide.objective-power`` under either suffix, ``.tif`` or ``.svs``, and
-    QuPath and FAST take their magnification from it. Without it OpenSlide reads the pixel size from the resolution tags
-    (vendor generic-tiff). One-channel uint8 opens in OpenSlide with both "deflate" and "lzw", as grey R = G = B = value,
-    or, with ``colors``, as those colours. OpenSlide opens no float32; for viewers write heatmaps as uint8.
+    Which readers know what (tested with OpenSlide 4.0 and FAST): with ``objective_power`` the first page carries an
+    Aperio description. OpenSlide then reports ``openslide.mpp-x`` and ``openslide.objective-power``, and FAST's
+    WholeSlideImageImporter knows the magnification (so ``patch-magnification`` works), both under either suffix,
+    ``.tif`` or ``.svs``. Without it OpenSlide reads the pixel size from the resolution tags (vendor generic-tiff), but
+    FAST refuses a patch-magnification. One-channel uint8 opens in OpenSlide with "deflate" and "lzw" alike, as grey
+    R = G = B = value, or, with ``colors``, in those colours. OpenSlide opens no float32: write heatmaps as uint8.
 
     Args:
         path: the file to write.
@@ -120,7 +126,7 @@ def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def halve(pixels: np.ndarray, kind: str) -> np.ndarray:
+def halve(pixels: NDArray[Any], kind: str) -> NDArray[Any]:
     """Joins 2 × 2 pixels as :func:`write_pyramid` does; an odd last row or column is repeated.
 
     Args:
@@ -135,30 +141,30 @@ def halve(pixels: np.ndarray, kind: str) -> np.ndarray:
         pixels = np.pad(pixels, odd, mode="edge")
     corners = [pixels[0::2, 0::2], pixels[0::2, 1::2], pixels[1::2, 0::2], pixels[1::2, 1::2]]
     if kind == "label":
-        votes = np.stack([sum((one == other).astype(np.uint8) for other in corners) for one in corners])
+        votes = np.stack([np.sum([one == other for other in corners], axis=0) for one in corners])
         first = votes.argmax(axis=0)
         return np.choose(first, corners).astype(pixels.dtype)
     if pixels.dtype.kind == "f":
-        return (sum(corners) / 4).astype(pixels.dtype)  # type: ignore[union-attr]
+        return np.mean(corners, axis=0, dtype=np.float64).astype(pixels.dtype)
     total = corners[0].astype(np.uint32 if pixels.dtype.itemsize > 1 else np.uint16)
     for corner in corners[1:]:
-        total += corner
-    return ((total + 2) >> 2).astype(pixels.dtype)
+        np.add(total, corner, out=total)
+    return np.right_shift(total + 2, 2).astype(pixels.dtype)
 
 
 class _Level:
     """A lower level while the one above is written: takes rows, keeps compressed tiles, feeds the next level."""
 
-    def __init__(self, size: tuple[int, int], tile_px: int, encode, kind: str, folder: Path) -> None:
+    def __init__(self, size: tuple[int, int], tile_px: int, encode: Encode, kind: str, folder: Path) -> None:
         self.height, self.width = size
         self.tile_px, self.encode, self.kind = tile_px, encode, kind
-        self.rows: list[np.ndarray] = []
+        self.rows: list[NDArray[Any]] = []
         self.waiting = self.received = 0
         self.lengths: list[int] = []
         # Beside the target, because that disk is the one known to have room for slides.
-        self.store = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=folder)  # noqa: SIM115
+        self.store = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=str(folder))  # noqa: SIM115
 
-    def push(self, rows: np.ndarray, below: list[_Level]) -> None:
+    def push(self, rows: NDArray[Any], below: list[_Level]) -> None:
         """Takes the next rows, which start at an even row of the level above unless they are its last."""
         self.rows.append(rows)
         self.waiting += rows.shape[0]
@@ -184,7 +190,9 @@ class _Level:
         self.store.close()
 
 
-def _level_zero(source: np.ndarray | TileSource, tile_px: int, encode, levels: list[_Level]) -> Iterator[bytes]:
+def _level_zero(
+    source: NDArray[Any] | TileSource, tile_px: int, encode: Encode, levels: list[_Level]
+) -> Iterator[bytes]:
     """The compressed tiles of level 0, row by row; feeds the lower levels on the way."""
     height, width = source.shape[:2]
     for row0 in range(0, height, tile_px):
@@ -205,7 +213,7 @@ def _level_zero(source: np.ndarray | TileSource, tile_px: int, encode, levels: l
             yield encode(tile)
 
 
-def _tiles(band: np.ndarray, tile_px: int) -> Iterator[np.ndarray]:
+def _tiles(band: NDArray[Any], tile_px: int) -> Iterator[NDArray[Any]]:
     """Square tiles of a band, the last ones filled up by repeating the edge (which JPEG minds least)."""
     height, width = band.shape[:2]
     for col0 in range(0, width, tile_px):
@@ -216,21 +224,21 @@ def _tiles(band: np.ndarray, tile_px: int) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(tile)
 
 
-def _encoder(compression: str, quality: int):
+def _encoder(compression: str, quality: int) -> Encode:
     """Function from a tile to its compressed bytes."""
     import imagecodecs
 
-    if compression == "jpeg":
-        return lambda tile: (
-            imagecodecs.jpeg8_encode(
-                tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
-            )
-            if tile.ndim == 3
-            else imagecodecs.jpeg8_encode(tile, level=quality)
-        )
-    if compression == "deflate":
-        return lambda tile: imagecodecs.zlib_encode(tile, level=6)
-    return imagecodecs.lzw_encode
+    def jpeg(tile: NDArray[Any]) -> bytes:
+        color = {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": "420"} if tile.ndim == 3 else {}
+        return bytes(imagecodecs.jpeg8_encode(tile, level=quality, **color))
+
+    def deflate(tile: NDArray[Any]) -> bytes:
+        return bytes(imagecodecs.zlib_encode(tile.data, level=6))
+
+    def lzw(tile: NDArray[Any]) -> bytes:
+        return bytes(imagecodecs.lzw_encode(tile.data))
+
+    return {"jpeg": jpeg, "deflate": deflate, "lzw": lzw}[compression]
 
 
 def _page_tags(compression: str, rgb: bool, colors: Mapping[int, tuple[int, int, int]] | None) -> dict[str, Any]:
