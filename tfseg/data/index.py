@@ -1,0 +1,238 @@
+"""Which patches of a cohort can be trained on: the patch index, built slide by slide."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import tfseg
+from tfseg.data.cohort import Cohort
+from tfseg.data.index_slide import IndexConfig, SlidePatches
+from tfseg.data.overview import UNANNOTATED
+from tfseg.data.workers import index_slides
+from tfseg.files import atomic_path, write_json
+from tfseg.slides.class_table import ClassTable
+from tfseg.types import IGNORE, ClassSpec, CohortError, SlideError
+
+__all__ = ["IndexConfig", "PatchIndex", "build_index"]
+
+_TABLE, _SUMMARY, _INDEX = "patches.parquet", "summary.csv", "index.json"
+_FORMAT, _VERSION = "tfseg-index", 1
+
+
+@dataclass(frozen=True)
+class PatchIndex:
+    """Patches of a cohort and where they come from.
+
+    Attributes:
+        table: one row a patch: slide_name, slide (path), slide_mpp, x, y (centre, level-0 pixels), tissue and
+            foreground (fractions of the patch), class_index, class, split and the manifest's other columns.
+            class_index is IGNORE and class "unannotated" for patches of slides without annotation.
+        config: how the patches were found.
+        classes: index i is class_index i.
+        slides: per slide name: path, size, mpp, mpp_source, counts.
+        broken: slide name → why it was left out.
+        summary: one row a slide: split, grade (if the manifest has it), slide_name, one column of patch counts a class,
+            unannotated, dropped (by the label rule), no_tissue, mpp, mpp_source, error.
+        versions: of tfseg and what it was built with.
+    """
+
+    table: pd.DataFrame
+    config: IndexConfig
+    classes: tuple[ClassSpec, ...]
+    slides: dict[str, dict[str, Any]]
+    summary: pd.DataFrame
+    broken: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def split(self, name: str) -> PatchIndex:
+        """The patches of one split.
+
+        Raises:
+            CohortError: it has none; lists the splits that have.
+        """
+        part = self.table[self.table["split"] == name]
+        if part.empty:
+            present = ", ".join(sorted(self.table["split"].unique()))
+            raise CohortError(f"no patches in split {name!r}. Splits with patches: {present}.")
+        return self._with(part)
+
+    def annotated(self) -> PatchIndex:
+        """Without the patches of slides that nobody annotated."""
+        return self._with(self.table[self.table["class_index"] != IGNORE])
+
+    def _with(self, table: pd.DataFrame) -> PatchIndex:
+        rest = {name: value for name, value in vars(self).items() if name != "table"}
+        return PatchIndex(table.reset_index(drop=True), **rest)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes patches.parquet, summary.csv and, last, index.json; each whole or not at all."""
+        folder = Path(folder)
+        with atomic_path(folder / _TABLE) as temporary:
+            self.table.to_parquet(temporary, index=False)
+        with atomic_path(folder / _SUMMARY) as temporary:
+            self.summary.to_csv(temporary, index=False)
+        write_json(
+            folder / _INDEX,
+            {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "patches": len(self.table),
+                "config": asdict(self.config),
+                "classes": [asdict(spec) for spec in self.classes],
+                "slides": self.slides,
+                "broken": self.broken,
+                "versions": self.versions,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PatchIndex:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            CohortError: the folder holds no index, or one that cannot be read; names the file.
+        """
+        folder = Path(folder)
+        hint = "`tfseg index` writes one; run it again (finished slides are not done twice)."
+        for name in (_INDEX, _TABLE, _SUMMARY):
+            if not (folder / name).is_file():
+                raise CohortError(f"{folder}: no patch index ({name} is missing). {hint}")
+        try:
+            content = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            if content.get("format") != _FORMAT or content.get("version") != _VERSION:
+                raise ValueError(f"format {content.get('format')!r}, version {content.get('version')!r}")
+            table = pd.read_parquet(folder / _TABLE)
+            if len(table) != content["patches"]:
+                raise ValueError(f"{_TABLE} has {len(table)} patches, {_INDEX} says {content['patches']}")
+            return cls(
+                table,
+                IndexConfig(**content["config"]),
+                tuple(ClassSpec(spec["name"], tuple(spec["color"])) for spec in content["classes"]),
+                content["slides"],
+                pd.read_csv(folder / _SUMMARY, dtype={"grade": str, "slide_name": str}, keep_default_na=False),
+                content["broken"],
+                content["versions"],
+            )
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise CohortError(f"{folder}: the patch index cannot be read ({error}). {hint}") from error
+
+
+def build_index(
+    cohort: Cohort,
+    config: IndexConfig,
+    out: str | Path,
+    *,
+    classes: ClassTable | None = None,
+    workers: int = 2,
+    skip_broken: bool = False,
+    progress: bool = True,
+) -> PatchIndex:
+    """Finds, labels and records the patches of every slide of a cohort.
+
+    Slides are done in parallel. Each leaves ``parts/<slide_name>.parquet`` and ``overview/<slide_name>.png`` in
+    ``out`` when it is finished, so that an interrupted run goes on where it stopped; a part is used again only if
+    configuration, classes, slide and annotation (path, size, time of change) are the same.
+
+    Args:
+        cohort: the slides.
+        config: patch size, pixel size and thresholds.
+        out: folder; the index is saved there.
+        classes: of the annotations; None takes :meth:`ClassTable.h2g`.
+        workers: processes; 1 works in this one.
+        skip_broken: leaves out slides that cannot be indexed and lists them in ``broken`` and the summary.
+        progress: shows a bar on the terminal.
+
+    Raises:
+        SlideError: slides cannot be read, have no tissue, are smaller than a patch, or their annotation is wrong;
+            all of them are named, after the others are finished. Not with ``skip_broken``, unless no slide is left.
+        CohortError: a class has no patch in split "train".
+        OutputError: ``out`` cannot be written.
+    """
+    classes = classes or ClassTable.h2g()
+    rows = cohort.rows()
+    done, broken = index_slides(rows, config, classes, Path(out), workers=workers, progress=progress)
+    if broken and not (skip_broken and done):
+        names = "\n".join(f"  {row.slide_name}: {broken[row.slide_name]}" for row in rows if row.slide_name in broken)
+        raise SlideError(
+            f"{cohort.path}: {len(broken)} of {len(rows)} slides cannot be indexed:\n{names}\n"
+            "Mend them or take them out of the manifest, or leave them out with --skip-broken; "
+            "finished slides are kept and not done again."
+        )
+    index = PatchIndex(
+        _join(cohort, done, classes.classes),
+        config,
+        classes.classes,
+        {name: part.info for name, part in done.items()},
+        _summary(cohort, done, broken, classes.classes),
+        broken,
+        {"tfseg": tfseg.__version__, "python": platform.python_version(), "numpy": np.__version__},
+    )
+    _check_classes(cohort, index)
+    index.save(out)
+    return index
+
+
+def _join(cohort: Cohort, done: dict[str, SlidePatches], classes: Sequence[ClassSpec]) -> pd.DataFrame:
+    """All patches in the order of the manifest, with the manifest's columns."""
+    names = {i: spec.name for i, spec in enumerate(classes)} | {IGNORE: UNANNOTATED}
+    tables = []
+    for row in cohort.rows():
+        if row.slide_name not in done:
+            continue
+        part = done[row.slide_name]
+        table = part.table.copy()
+        table.insert(0, "slide_name", row.slide_name)
+        table.insert(1, "slide", str(row.slide))
+        table.insert(2, "slide_mpp", float(part.info["mpp"]))
+        table["class"] = table["class_index"].map(names)
+        table["split"] = row.split
+        for column, value in row.values.items():
+            if column not in table.columns:
+                table[column] = value
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _summary(
+    cohort: Cohort, done: dict[str, SlidePatches], broken: dict[str, str], classes: Sequence[ClassSpec]
+) -> pd.DataFrame:
+    """One row a slide, broken ones too, by split, grade and name."""
+    lines = []
+    for row in cohort.rows():
+        line: dict[str, Any] = {"split": row.split}
+        if "grade" in row.values:
+            line["grade"] = row.values["grade"]
+        line["slide_name"] = row.slide_name
+        part = done.get(row.slide_name)
+        counts = part.info["counts"] if part else {}
+        for name in (*(spec.name for spec in classes), UNANNOTATED, "dropped", "no_tissue"):
+            line[name] = int(counts.get(name, 0))
+        line["mpp"] = part.info["mpp"] if part else ""
+        line["mpp_source"] = part.info["mpp_source"] if part else ""
+        line["error"] = broken.get(row.slide_name, "")
+        lines.append(line)
+    order = [column for column in ("split", "grade", "slide_name") if column in lines[0]]
+    return pd.DataFrame(lines).sort_values(order, kind="stable", ignore_index=True)
+
+
+def _check_classes(cohort: Cohort, index: PatchIndex) -> None:
+    """A classifier cannot learn a class that it never sees."""
+    train = index.summary[index.summary["split"] == "train"]
+    annotated = train[[*(spec.name for spec in index.classes), "dropped"]]
+    if not annotated.to_numpy().sum():  # no such split, or nobody annotated it: an index for other uses
+        return
+    for spec in index.classes:
+        if train[spec.name].sum() == 0:
+            raise CohortError(
+                f"{cohort.path}: no patch of class {spec.name!r} in split 'train' ({len(train)} slides, "
+                f"{int(train['dropped'].sum())} patches dropped because they are neither clearly one class nor free of "
+                "it). Check the annotations and the overview pictures, annotate more, or use smaller patches."
+            )
