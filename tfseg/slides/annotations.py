@@ -36,7 +36,6 @@ __all__ = [
 _VECTOR = {".geojson", ".json", ".gz", ".xml"}
 _RASTER = {".png", ".tif", ".tiff", ".btf", ".bmp"}
 _SHOWN = 5
-_BAND_PX = 1024
 _log = logging.getLogger(__name__)
 
 
@@ -159,14 +158,9 @@ class RasterAnnotation(Annotation):
 
     @cached_property
     def _present(self) -> frozenset[int]:
-        """Labels found in one pass over the raster, band by band."""
-        grid = self.raster.grid
-        present: set[int] = set()
-        for row in range(0, grid.height_px, _BAND_PX):
-            for column in range(0, grid.width_px, _BAND_PX):
-                h, w = min(_BAND_PX, grid.height_px - row), min(_BAND_PX, grid.width_px - column)
-                present.update(np.unique(self._labels(grid.part(row, column, h, w))).tolist())
-        return frozenset(present)
+        """Labels found in one pass over the raster, tile by tile."""
+        tiles = self.raster.grid.tiles()
+        return frozenset(label for tile in tiles for label in np.unique(self._labels(tile)).tolist())
 
     def has(self, class_index: int) -> bool:
         return class_index in self._present

@@ -30,26 +30,25 @@ class LabelRaster:
         path: the file.
         size: (width, height) in raster pixels.
         scale: (x, y) level-0 pixels per raster pixel.
+        mpp: (x, y) µm per raster pixel by the resolution tags of a TIFF; None where there are none.
 
     Args:
         path: PNG or another picture that Pillow reads, or TIFF; 1 bit, uint8 or uint16.
         slide_size: (W, H) of the slide in level-0 pixels.
         slide_mpp: µm per level-0 pixel; with it the resolution tags of a TIFF give the scale, where they are plausible.
-        stretched: True takes any aspect ratio, each side stretched on its own, as networks with a fixed square input
-            give. False: an aspect ratio more than 2 % off the slide's is an error.
 
     Raises:
-        AnnotationError: missing, unreadable, several channels, or an aspect ratio that is not the slide's.
+        AnnotationError: missing, unreadable, several channels, or an aspect ratio more than 2 % off the slide's.
+            (Pixels that are not square, as of a whole slide pressed into a square network, must be so by the tags.)
     """
 
-    def __init__(
-        self, path: str | Path, slide_size: tuple[int, int], slide_mpp: float | None = None, stretched: bool = False
-    ) -> None:
+    def __init__(self, path: str | Path, slide_size: tuple[int, int], slide_mpp: float | None = None) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._source = _open(self.path)
         self.size = self._source.size
-        self.scale = _scale(self.path, self.size, slide_size, self._source.mpp, slide_mpp, stretched)
+        self.mpp = self._source.mpp
+        self.scale = _scale(self.path, self.size, slide_size, self.mpp, slide_mpp)
 
     @property
     def grid(self) -> PixelGrid:
@@ -76,7 +75,7 @@ class LabelRaster:
         self._source.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "size": self.size, "scale": self.scale}
+        return {"path": self.path, "size": self.size, "mpp": self.mpp, "scale": self.scale}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -204,7 +203,6 @@ def _scale(
     slide_size: tuple[int, int],
     mpp: tuple[float, float] | None,
     slide_mpp: float | None,
-    stretched: bool,
 ) -> tuple[float, float]:
     """(x, y) level-0 pixels per raster pixel: from the tags, from one downsample that explains both sides, or both."""
     if mpp and slide_mpp:
@@ -219,7 +217,8 @@ def _scale(
         longer = ratio[0] if size[0] >= size[1] else ratio[1]
         d = round(longer) if low < round(longer) < high else min(max(longer, low), high)
         return float(d), float(d)
-    if not stretched and abs(ratio[0] / ratio[1] - 1) > _MAX_ANISOTROPY:
+    expected = mpp[0] / mpp[1] if mpp else 1.0
+    if abs(ratio[0] / ratio[1] / expected - 1) > _MAX_ANISOTROPY:
         raise AnnotationError(
             f"{path}: {size[0]}×{size[1]} px does not cover a slide of {slide_size[0]}×{slide_size[1]} px: "
             f"downsamples {ratio[0]:.4g} across and {ratio[1]:.4g} down. A label raster covers the whole slide. "

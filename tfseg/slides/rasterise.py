@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,13 @@ class PixelGrid:
         """The same pixels, from (row, column) on."""
         left = self.left + column * self.step_x
         return PixelGrid(left, self.top + row * self.step_y, self.step_x, self.step_y, width_px, height_px)
+
+    def tiles(self, side_px: int = 1024) -> Iterator[PixelGrid]:
+        """The grid in parts of at most ``side_px`` squared, row by row."""
+        for row in range(0, self.height_px, side_px):
+            for column in range(0, self.width_px, side_px):
+                size = min(side_px, self.height_px - row), min(side_px, self.width_px - column)
+                yield self.part(row, column, *size)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,0 +1,134 @@
+"""A segmentation against an annotation, pixel by pixel, tile by tile."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfseg.metrics.pixel import SCORES, confusion, scores_from_confusion
+from tfseg.slides.annotations import Annotation, ClassTable, load_annotation
+from tfseg.slides.base import Slide, open_slide
+from tfseg.slides.label_raster import LabelRaster
+from tfseg.slides.rasterise import PixelGrid
+from tfseg.slides.tissue import TissueMask, tissue_mask
+from tfseg.types import IGNORE, AnnotationError
+
+_TOLERANCE = 0.02
+
+
+def evaluate_slide(
+    mask_path: str | Path,
+    slide: str | Path | Slide,
+    annotation: str | Path | Annotation,
+    classes: ClassTable | None = None,
+    mpp: float | None = None,
+    within_tissue: bool = False,
+    foreground: int = -1,
+) -> dict[str, float]:
+    """Scores of one slide; memory is bounded whatever its size.
+
+    Every pixel of the slide counts that the annotation labels: with a class table whose ``rest`` is a class, as in
+    H2G-Net, that is the whole slide, glass included. (There true negatives change no recall, precision, Dice or IoU of
+    the tumour class.)
+
+    Args:
+        mask_path: class indices as TIFF, as ``tfseg segment`` writes it: the whole slide from its top-left corner,
+            mpp in the resolution tags.
+        slide: the slide, for its size, mpp and tissue.
+        annotation: annotation file of the slide, or as loaded.
+        classes: names and values → class indices; None takes :meth:`ClassTable.h2g`.
+        mpp: pixel size at which to compare, both sides read at pixel centres; None takes the mask's own pixels.
+        within_tissue: leave out what :func:`tfseg.slides.tissue.tissue_mask` calls glass.
+        foreground: index of the class that the short keys describe; -1 is the last, tumour.
+
+    Returns:
+        "recall", "precision", "dice", "iou" of the foreground class; "truth_mm2", "predicted_mm2" (its areas) and
+        "evaluated_mm2"; "mpp_x", "mpp_y" of the comparison; all of :func:`scores_from_confusion` ("dice tumour", …,
+        "accuracy"); and the confusion matrix as "pixels <true> as <predicted>".
+
+    Raises:
+        AnnotationError: mask or annotation cannot be read, or the mask is not of this slide, or holds other values than
+            class indices.
+        SlideError: the slide cannot be read.
+    """
+    classes = classes or ClassTable.h2g()
+    names = [spec.name for spec in classes.classes]
+    slide = open_slide(slide)
+    if not isinstance(annotation, Annotation):
+        annotation = load_annotation(annotation, slide, classes)
+    mask = LabelRaster(mask_path, slide.size, slide.mpp)
+    try:
+        _check_extent(mask, slide)
+        grid = _grid(mask, slide, mpp)
+        tissue = tissue_mask(slide) if within_tissue else None
+        matrix = _confusion(mask, annotation, grid, tissue, len(names))
+    finally:
+        mask.close()
+    scores = scores_from_confusion(matrix, names)
+    name = names[foreground]
+    pixel_mm2 = grid.step_x * grid.step_y * slide.mpp**2 / 1e6
+    return {
+        **{score: scores[f"{score} {name}"] for score in SCORES},
+        "truth_mm2": float(matrix[foreground].sum() * pixel_mm2),
+        "predicted_mm2": float(matrix[:, foreground].sum() * pixel_mm2),
+        "evaluated_mm2": float(matrix.sum() * pixel_mm2),
+        "mpp_x": grid.step_x * slide.mpp,
+        "mpp_y": grid.step_y * slide.mpp,
+        **scores,
+        **{f"pixels {t} as {p}": float(matrix[i, j]) for i, t in enumerate(names) for j, p in enumerate(names)},
+    }
+
+
+def _check_extent(mask: LabelRaster, slide: Slide) -> None:
+    """By its resolution tags the mask must cover as many µm as the slide, up to 2 % or two of its pixels."""
+    if mask.mpp is None:
+        return
+    for size, mpp, side in zip(mask.size, mask.mpp, slide.size, strict=True):
+        if abs(size * mpp - side * slide.mpp) > max(_TOLERANCE * side * slide.mpp, 2 * mpp):
+            raise AnnotationError(
+                f"{mask.path}: covers {mask.size[0] * mask.mpp[0]:.0f}×{mask.size[1] * mask.mpp[1]:.0f} µm by its "
+                f"resolution tags, slide {slide.name} {slide.size[0] * slide.mpp:.0f}×"
+                f"{slide.size[1] * slide.mpp:.0f} µm ({slide.mpp:g} µm/px from {slide.mpp_source}). Is it the mask of "
+                "another slide? If it was segmented with another mpp, give the same one here."
+            )
+
+
+def _grid(mask: LabelRaster, slide: Slide, mpp: float | None) -> PixelGrid:
+    if mpp is None:
+        return mask.grid
+    step = mpp / slide.mpp
+    width, height = (max(1, math.ceil(side / step - 1e-6)) for side in slide.size)
+    return PixelGrid(0.0, 0.0, step, step, width, height)
+
+
+def _confusion(
+    mask: LabelRaster, annotation: Annotation, grid: PixelGrid, tissue: TissueMask | None, num_classes: int
+) -> NDArray[np.int64]:
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for part in grid.tiles():
+        truth = annotation.labels_on(part)
+        if tissue is not None:
+            truth[~_tissue(tissue, part)] = IGNORE
+        if (truth == IGNORE).all():
+            continue
+        prediction = mask.read(part)
+        wrong = (truth != IGNORE) & (prediction >= num_classes)
+        if wrong.any():
+            raise AnnotationError(
+                f"{mask.path}: value {prediction[wrong][0]} is no class. Expected 0..{num_classes - 1}, "
+                "as `tfseg segment` writes; if this is a heatmap or an overlay, give the mask."
+            )
+        matrix += confusion(truth, prediction, num_classes)
+    return matrix
+
+
+def _tissue(tissue: TissueMask, grid: PixelGrid) -> NDArray[np.bool_]:
+    """Whether the pixel of the tissue mask under each pixel centre is tissue."""
+    x, y = grid.centres()
+    scale = tissue.mpp / tissue.slide_mpp
+    height, width = tissue.mask.shape
+    rows = np.clip((y / scale).astype(np.int64), 0, height - 1)
+    return tissue.mask[np.ix_(rows, np.clip((x / scale).astype(np.int64), 0, width - 1))]

@@ -1,0 +1,116 @@
+"""Pictures of scores: box plots and confusion matrices. Matplotlib without its global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from tfseg.files import atomic_path
+from tfseg.metrics.tables import need_columns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI = 150
+
+
+def box_plot(
+    table: pd.DataFrame, path: str | Path, score: str = "dice", by: str = "design", hue: str | None = None
+) -> None:
+    """Box plots of a score over slides, one box a value of ``by``, in the table's order of first appearance.
+
+    Boxes span the quartiles with the median inside, whiskers reach the last value within 1.5 times the box; every
+    slide is drawn as a dot, so that a box of three slides is seen to be one.
+
+    Args:
+        table: one row a slide; rows where ``score`` is NaN are left out.
+        path: PNG, SVG or PDF.
+        hue: a second column; its values stand side by side in colours.
+
+    Raises:
+        CohortError: a column is missing.
+        OutputError: the target cannot be written.
+    """
+    need_columns(table, [by, score, *([hue] if hue else [])])
+    groups = [str(v) for v in table[by].unique()]
+    shades = [str(v) for v in table[hue].unique()] if hue else [""]
+    width = 0.8 / len(shades)
+    figure, axes = _figure(max(4.0, 1.2 + 0.9 * width * len(groups) * len(shades) / 0.8), 4.2)
+    palette = _palette(len(shades))
+    random = np.random.default_rng(0)  # sideways scatter of the dots: the same picture every time
+    for k, shade in enumerate(shades):
+        rows = table[table[hue].astype(str) == shade] if hue else table
+        values = [rows.loc[rows[by].astype(str) == g, score].dropna().to_numpy(dtype=float) for g in groups]
+        places = np.arange(len(groups)) + (k - (len(shades) - 1) / 2) * width
+        boxes = axes.boxplot(
+            values, positions=places, widths=width * 0.75, showfliers=False, patch_artist=True, manage_ticks=False
+        )
+        for box in boxes["boxes"]:
+            box.set(facecolor=palette[k], alpha=0.45)
+        for line in boxes["medians"]:
+            line.set(color="black")
+        for place, dots in zip(places, values, strict=True):
+            x = place + random.uniform(-0.15, 0.15, len(dots)) * width
+            axes.plot(x, dots, "o", markersize=3, color=palette[k], markeredgecolor="black", markeredgewidth=0.3)
+        if hue:
+            axes.plot([], [], "s", color=palette[k], alpha=0.6, label=shade)
+    axes.set_xticks(range(len(groups)), groups, rotation=30 if max(map(len, groups)) * len(groups) > 30 else 0)
+    axes.set(xlabel=by, ylabel=score.capitalize(), xlim=(-0.6, len(groups) - 0.4))
+    axes.set_ylim(0.0 if table[score].min() < 0.5 else 0.5, 1.02)
+    axes.grid(axis="y", alpha=0.3)
+    if hue:
+        axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def confusion_plot(matrix: ArrayLike, names: Sequence[str], path: str | Path) -> None:
+    """A confusion matrix normalised by row: of the pixels that are truly a class, which part is called what.
+
+    Rows without a pixel are grey and say so.
+
+    Args:
+        matrix: (C, C) counts, row = truth.
+        names: of the classes.
+        path: PNG, SVG or PDF.
+    """
+    counts = np.asarray(matrix, dtype=np.float64)
+    totals = counts.sum(axis=1, keepdims=True)
+    parts = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    side = 2.2 + 0.8 * len(names)
+    figure, axes = _figure(side + 0.8, side)
+    axes.set_facecolor("lightgrey")
+    picture = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(*parts.shape):
+        text = "no pixel" if np.isnan(parts[i, j]) else f"{parts[i, j]:.3f}"
+        axes.text(j, i, text, ha="center", va="center", color="white" if parts[i, j] > 0.5 else "black", fontsize=9)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="truth")
+    figure.colorbar(picture, ax=axes, fraction=0.046, label="part of the true class")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _palette(count: int) -> list[tuple[float, ...]]:
+    from matplotlib import colormaps
+
+    return [colormaps["tab10"](k % 10) for k in range(count)]
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI)
