@@ -27,8 +27,8 @@ def agunet(
     and is concatenated before the conv block. Middle: a conv block of the last width. Decoder stage: 3×3 transposed
     convolution of stride 2 with bias, batch norm, ReLU; the skip gated by it; concatenate [up, gated]; conv block.
     Gate: up and skip each through a 1×1 convolution with bias to half the width and batch norm, concatenated, ReLU,
-    1×1 with bias to one channel, batch norm, sigmoid, times the skip. Every decoder level has a softmax head. No dropout.
-    At the defaults 7 659 915 trainable parameters.
+    1×1 with bias to one channel, batch norm, sigmoid, times the skip. Every decoder level has a softmax head.
+    No dropout. At the defaults 7 659 915 trainable parameters.
 
     Args:
         size_px: side, or (height, width), of the input; multiples of 2^(len(widths) − 1).

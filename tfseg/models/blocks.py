@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import keras
 from keras import layers
 
 from tfseg.geometry import check_divisible
@@ -69,3 +73,45 @@ def refinement_inputs(size_px: tuple[int, int], heatmap: bool) -> tuple[dict[str
         inputs["heatmap"] = layers.Input((*size_px, 1), name="heatmap")
         x = layers.Concatenate(name="image_heatmap")([x, inputs["heatmap"]])
     return inputs, x
+
+
+def load_trunk_weights(
+    trunk: keras.Model, network: Callable[..., keras.Model], arguments: dict[str, Any], weights: str | Path
+) -> None:
+    """Gives the backbone ``trunk`` the pretrained weights of a ``keras.applications`` network without top.
+
+    Args:
+        trunk: the backbone, built by ``network(input_tensor=…)`` behind layers of ours.
+        network: the function of ``keras.applications``.
+        arguments: ``input_shape`` and the like, with which ``network`` has the same weights as ``trunk``.
+        weights: "imagenet" (fetched by Keras), or the path of a ``.weights.h5`` file.
+
+    Raises:
+        ModelError: no such file, or it holds another network's weights.
+    """
+    if str(weights) == "imagenet":
+        trunk.set_weights(network(include_top=False, weights="imagenet", **arguments).get_weights())
+        return
+    path = Path(weights)
+    wanted = f'Expected "imagenet" or a .weights.h5 file of keras.applications\' {network.__name__} without top'
+    wanted += f", {arguments}."
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file of weights. {wanted}")
+    # Layers in front of the trunk would count in the file's layer names, so the file is read by a network without them.
+    reader = network(include_top=False, weights=None, **arguments)
+    try:
+        reader.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"{path}: weights do not fit. {wanted} Keras says: {error}") from error
+    trunk.set_weights(reader.get_weights())
+
+
+@contextlib.contextmanager
+def float32_policy() -> Iterator[None]:
+    """Builds layers under the float32 policy, whatever the process uses."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import keras
 from keras import layers
 
-from tfseg.models.blocks import size_pair
+from tfseg.models.blocks import load_trunk_weights, size_pair
 from tfseg.types import ModelError, one_of
 
-BACKBONES = ("mobilenetv2", "inceptionv3")
+BACKBONES = {"mobilenetv2": keras.applications.MobileNetV2, "inceptionv3": keras.applications.InceptionV3}
+"""Backbone → the ``keras.applications`` network."""
+
 _MOBILENET_STRIDE = 32
 _INCEPTION_SMALLEST = 75
 _COUNTED_NAME = re.compile(
@@ -52,16 +53,18 @@ def patch_classifier(
 
     Differs from the paper in: the momentum of the backbone's batch norm, as above.
     """
-    one_of("backbone", backbone, BACKBONES)
+    one_of("backbone", backbone, tuple(BACKBONES))
     size = _checked_size(backbone, size_px)
     if backbone != "mobilenetv2" and alpha != 1.0:
         raise ModelError(f"alpha is a setting of mobilenetv2. Received: {alpha} with {backbone}; leave it at 1.0.")
     image = layers.Input((*size, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="image_scaled")(image)
-    trunk = _backbone(backbone, {"input_tensor": x}, alpha)
+    network = BACKBONES[backbone]
+    arguments = {"alpha": alpha} if backbone == "mobilenetv2" else {}
+    trunk = network(include_top=False, weights=None, input_tensor=x, **arguments)
     _name_and_soften(trunk, batch_norm_momentum)
     if weights is not None:
-        trunk.set_weights(_pretrained(backbone, size, alpha, weights))
+        load_trunk_weights(trunk, network, {"input_shape": (*size, 3), **arguments}, weights)
     x = layers.GlobalAveragePooling2D(name="pool")(trunk.layers[-1].output)
     x = layers.Dense(100, name="hidden")(x)
     x = layers.Dropout(0.5, name="hidden_drop")(x)
@@ -105,13 +108,6 @@ def _checked_size(backbone: str, size_px: int | tuple[int, int]) -> tuple[int, i
     return size
 
 
-def _backbone(backbone: str, source: dict[str, Any], alpha: float, weights: str | None = None) -> keras.Model:
-    """The network without top; ``source`` is ``input_tensor`` or ``input_shape``."""
-    if backbone == "mobilenetv2":
-        return keras.applications.MobileNetV2(alpha=alpha, include_top=False, weights=weights, **source)
-    return keras.applications.InceptionV3(include_top=False, weights=weights, **source)
-
-
 def _name_and_soften(trunk: keras.Model, momentum: float) -> None:
     """Sets the batch norms' momentum, and names that Keras counts up per process to names that depend on nothing."""
     counts: dict[str, int] = {}
@@ -123,20 +119,3 @@ def _name_and_soften(trunk: keras.Model, momentum: float) -> None:
             kind = counted[1]
             counts[kind] = counts.get(kind, 0) + 1
             layer.name = f"trunk_{kind}_{counts[kind]}"
-
-
-def _pretrained(backbone: str, size: tuple[int, int], alpha: float, weights: str | Path) -> list[Any]:
-    """Weights of the backbone from a file, or from Keras' own store for "imagenet"."""
-    source = {"input_shape": (*size, 3)}
-    if str(weights) == "imagenet":
-        return _backbone(backbone, source, alpha, "imagenet").get_weights()
-    path = Path(weights)
-    wanted = f'Expected "imagenet" or a .weights.h5 file of keras.applications\' {backbone} without top, alpha {alpha}.'
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file of weights. {wanted}")
-    trunk = _backbone(backbone, source, alpha)
-    try:
-        trunk.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{path}: weights do not fit. {wanted} Keras says: {error}") from error
-    return trunk.get_weights()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import keras
 
 from tfseg.files import atomic_path, write_json
 from tfseg.models.attention_unet import agunet, dagunet
+from tfseg.models.blocks import float32_policy
 from tfseg.models.double_unet import doubleunet
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
 from tfseg.models.unet import unet, unet_lr
@@ -28,6 +28,20 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "doubleunet": doubleunet,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
+
+ABOUT: dict[str, tuple[str, str]] = {
+    "mobilenetv2_classifier": ("MobileNetV2, mean, Dense 100, Dense C: a patch's class", "H2G-Net, Mob-PW"),
+    "inceptionv3_classifier": ("InceptionV3, mean, Dense 100, Dense C: a patch's class", "H2G-Net, Inc-PW"),
+    "unet_lr": ("U-Net 8 … 512 with batch norm on the whole slide at low resolution", "H2G-Net, UNet-LR"),
+    "unet": ("U-Net 8 … 512 with batch norm on slide and heatmap", "H2G-Net, Mob-PW-UNet"),
+    "agunet": ("U-Net 8 … 256, input pyramid, attention gates, a head per level", "H2G-Net, Mob-PW-AGUNet"),
+    "dagunet": (
+        "U-Net 8 … 256, input pyramid, position and channel attention, a head per level",
+        "H2G-Net, Mob-PW-DAGUNet",
+    ),
+    "doubleunet": ("two U-Nets 8 … 256 in a row, squeeze-and-excitation, ASPP", "H2G-Net, Mob-PW-DoubleUNet"),
+}
+"""Architecture name → (structure in a line, paper and design)."""
 
 _NOT_STORED = ("weights",)
 """Arguments that say where the first weights came from: no part of what the network is."""
@@ -120,7 +134,7 @@ def save(model: keras.Model, spec: ModelSpec, folder: str | Path) -> Path:
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    with _float32():
+    with float32_policy():
         clean = build(spec)
     try:
         clean.set_weights(model.get_weights())
@@ -176,12 +190,13 @@ def count(name: str) -> tuple[int, int]:
     return model.count_params(), sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-@contextlib.contextmanager
-def _float32() -> Iterator[None]:
-    """Builds layers under the float32 policy, whatever the process uses."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
+def table() -> list[dict[str, str | int]]:
+    """One row an architecture at its paper's settings: name, total, trainable (parameters), structure, paper."""
+    rows: list[dict[str, str | int]] = []
+    for name in MODELS:
+        total, trainable = count(name)
+        structure, paper = ABOUT[name]
+        rows.append(
+            {"name": name, "total": total, "trainable": trainable, "structure": structure, "paper": paper}
+        )
+    return rows

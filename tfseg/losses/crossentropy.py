@@ -1,0 +1,112 @@
+"""Cross-entropy of softmax outputs, per sample or per pixel, plain or weighted by cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfseg.losses.weights import cluster_weights
+from tfseg.types import IGNORE
+
+_SMALLEST = 1e-7
+
+
+def crossentropy(labels: Any, probabilities: Any, ignore: int = IGNORE) -> Any:
+    """−log of the probability of the true class, 0 where nobody annotated.
+
+    Args:
+        labels: class indices of shape (…), with ``ignore`` for "not annotated"; or one-hot (…, C), where a row of zeros
+            means "not annotated". One-hot is taken when the rank is that of ``probabilities``.
+        probabilities: (…, C), sums to 1 over C.
+        ignore: the index that stands for "not annotated".
+
+    Returns:
+        (…), float32. Probabilities are clipped to [1e-7, 1] before the logarithm.
+    """
+    probabilities = ops.cast(probabilities, "float32")
+    truth = one_hot_labels(labels, probabilities, ignore)
+    return -ops.sum(truth * ops.log(ops.clip(probabilities, _SMALLEST, 1.0)), axis=-1)
+
+
+def one_hot_labels(labels: Any, probabilities: Any, ignore: int = IGNORE) -> Any:
+    """Labels as float32 one-hot (…, C), zeros where not annotated; ``labels`` as in :func:`crossentropy`."""
+    if len(labels.shape) == len(probabilities.shape):
+        return ops.cast(labels, "float32")
+    labels = ops.cast(labels, "int32")
+    known = ops.cast(labels != ignore, "float32")
+    return (
+        ops.one_hot(ops.where(labels == ignore, 0, labels), probabilities.shape[-1], dtype="float32") * known[..., None]
+    )
+
+
+@keras.saving.register_keras_serializable("tfseg")
+class Crossentropy(keras.losses.Loss):
+    """Cross-entropy averaged over the annotated samples or pixels of a batch; 0 where there are none.
+
+    Labels and probabilities as in :func:`crossentropy`; per batch element i the loss returns its sum of cross-entropies
+    times B over the batch's number of annotated elements, so that the mean over the batch is the mean over annotated
+    elements, and ``sample_weight`` (B,) still weighs elements.
+
+    Args:
+        ignore: label of pixels that nobody annotated.
+    """
+
+    def __init__(self, ignore: int = IGNORE, name: str = "crossentropy", **kwargs: Any):
+        super().__init__(name=name, dtype=kwargs.pop("dtype", "float32"), **kwargs)
+        self.ignore = ignore
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        values = crossentropy(y_true, y_pred, self.ignore)
+        known = ops.sum(one_hot_labels(y_true, y_pred, self.ignore), axis=-1)
+        batch = ops.shape(values)[0]
+        scale = ops.cast(batch, "float32") / ops.maximum(ops.sum(known), 1.0)
+        return ops.sum(ops.reshape(values, (batch, -1)), axis=-1) * scale
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "ignore": self.ignore}
+
+
+class ClusterWeightedCrossentropy:
+    """Cluster-weighted cross-entropy of a patch classifier; H2G-Net section 2.4, equation 1.
+
+    Σ_i w_i · CE_i with w = :func:`tfseg.losses.weights.cluster_weights` of the patches' clusters: the mean over the
+    clusters present in the batch of the mean cross-entropy inside each. The clusters come from a frozen network that
+    sees the same images as the classifier; no gradient goes through it.
+
+    Args:
+        clustering: images (B, H, W, 3) → one-hot cluster (B, K); from ``tfseg.models.clustering.clustering_model``.
+        per_class: the authors' released form, see :func:`tfseg.losses.weights.cluster_weights`.
+        image: name of the input that it sees.
+        output: name of the classifier's output.
+
+    Differs from the paper in: equation 1 sums over a cluster's samples where its text says mean; the mean is taken.
+    """
+
+    def __init__(
+        self,
+        clustering: Callable[[Any], Any],
+        per_class: bool = False,
+        image: str = "image",
+        output: str = "probabilities",
+    ):
+        self.clustering = clustering
+        self.per_class = per_class
+        self.image = image
+        self.output = output
+
+    def __call__(self, inputs: dict[str, Any], targets: dict[str, Any], outputs: dict[str, Any]) -> Any:
+        """Loss of one batch, a float32 scalar.
+
+        Args:
+            inputs: {"image": (B, H, W, 3)}.
+            targets: {"probabilities": one-hot (B, C), or indices (B,) with 255 for "not annotated"}.
+            outputs: {"probabilities": (B, C)}.
+        """
+        clusters = ops.stop_gradient(self.clustering(inputs[self.image]))
+        probabilities = outputs[self.output]
+        labels = one_hot_labels(targets[self.output], probabilities)
+        weights = cluster_weights(clusters, labels, self.per_class)
+        return ops.sum(weights * crossentropy(labels, probabilities))
