@@ -54,12 +54,11 @@ def draw_overview(
     """
     mpp = max(slide.mpp, max(slide.size) * slide.mpp / MAX_SIDE_PX)
     scale = slide.mpp / mpp
-    image = slide.whole(mpp)
+    image = slide.whole(mpp).copy()  # what a slide gives may be read-only
     if annotation is not None:
-        image = _tint(image, _whole_labels(annotation, slide, mpp, image.shape[:2]), classes)
+        _tint(image, _whole_labels(annotation, slide, mpp, image.shape[:2]), classes)
     mask = _to_thumbnail(tissue, mpp, image.shape[:2])
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    image = np.ascontiguousarray(image)
     cv2.drawContours(image, contours, -1, _TISSUE_COLOR, 2)
     half = patch_level0 * scale / 2 - 1  # one pixel inside, so that neighbours' colours do not overwrite each other
     for x, y, index in zip(patches["x"], patches["y"], patches["class_index"], strict=True):
@@ -84,9 +83,8 @@ def _whole_labels(annotation: Annotation, slide: Slide, mpp: float, shape: tuple
     return annotation.labels(Window(width * scale / 2, height * scale / 2, width, height, mpp), slide.mpp)
 
 
-def _tint(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[ClassSpec]) -> NDArray[np.uint8]:
-    """Foreground classes as a quarter of their colour with a full outline."""
-    image = image.copy()
+def _tint(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[ClassSpec]) -> None:
+    """Draws foreground classes as a quarter of their colour with a full outline."""
     for index, spec in enumerate(classes):
         if index == 0:
             continue
@@ -95,7 +93,6 @@ def _tint(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence
         image[inside] = (0.75 * image[inside] + 0.25 * color).astype(np.uint8)
         contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(image, contours, -1, spec.color, 2)
-    return image
 
 
 def _to_thumbnail(tissue: TissueMask, mpp: float, shape: tuple[int, ...]) -> NDArray[np.uint8]:
