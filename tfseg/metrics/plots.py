@@ -113,4 +113,4 @@ def _palette(count: int) -> list[tuple[float, ...]]:
 
 def _save(figure: Figure, path: str | Path) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI)
+        figure.savefig(temporary, dpi=_DPI, bbox_inches="tight")

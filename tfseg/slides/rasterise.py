@@ -78,7 +78,7 @@ def edges(shape: shapely.Geometry) -> NDArray[np.float64]:
     Horizontal edges are left out: no row of pixel centres crosses them. Every edge points down, so that two polygons
     that share one compute the same crossings and neither overlap nor leave a gap.
     """
-    rings = shapely.get_rings(shape)
+    rings = shapely.get_rings(shapely.get_parts(shape))
     points, ring = shapely.get_coordinates(rings, return_index=True)
     same = ring[1:] == ring[:-1]
     segments = np.concatenate([points[:-1][same], points[1:][same]], axis=1)
