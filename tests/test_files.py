@@ -27,7 +27,10 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, error):
 
 def test_disk_full_names_the_target(tmp_path):
     target = tmp_path / "a.bin"
-    with pytest.raises(OutputError, match=r"cannot write .*a\.bin: No space left") as caught, atomic_path(target) as temporary:
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*a\.bin: No space left") as caught,
+        atomic_path(target) as temporary,
+    ):
         temporary.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "same command again" in str(caught.value)

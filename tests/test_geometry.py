@@ -40,7 +40,9 @@ def test_grid_covers_the_slide_without_gaps(size, mpp, patch):
 
 def test_wrong_size_names_the_nearest_that_fit():
     check_divisible(256, 32, "encoder depth 5")
-    with pytest.raises(ModelError, match=r"divisible by 32 \(encoder depth 5\)\. Received: 250\. Nearest: 224 or 256\."):
+    with pytest.raises(
+        ModelError, match=r"divisible by 32 \(encoder depth 5\)\. Received: 250\. Nearest: 224 or 256\."
+    ):
         check_divisible(250, 32, "encoder depth 5")
     with pytest.raises(ModelError, match=r"Nearest: 32\."):
         check_divisible(20, 32, "encoder depth 5")

@@ -35,7 +35,12 @@ def test_folder_of_one_network_is_a_cascade_of_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "no such file"), ("{", "not JSON"), ("[1]", "expected a JSON object"), ('{"name": "x"}', "not a tfseg model spec")],
+    [
+        (None, "no such file"),
+        ("{", "not JSON"),
+        ("[1]", "expected a JSON object"),
+        ('{"name": "x"}', "not a tfseg model spec"),
+    ],
 )
 def test_a_folder_without_a_spec_says_what_a_model_folder_holds(tmp_path, content, says):
     if content is not None:

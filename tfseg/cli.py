@@ -128,7 +128,9 @@ def main(argv: list[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        print(f"tfseg: no command {name!r}{f', did you mean {near[0]!r}?' if near else ''}\n\n{_usage()}", file=sys.stderr)
+        print(
+            f"tfseg: no command {name!r}{f', did you mean {near[0]!r}?' if near else ''}\n\n{_usage()}", file=sys.stderr
+        )
         return 2
     try:
         return tyro.cli(COMMANDS[name], args=rest, prog=f"tfseg {name}") or 0

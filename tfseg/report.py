@@ -54,7 +54,9 @@ def picture(image: np.ndarray, caption: str) -> str:
         raise ValueError(f"cannot encode the picture {caption!r} of shape {image.shape}")
     text = base64.b64encode(data.tobytes()).decode("ascii")
     caption = html.escape(caption)
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{text}"><figcaption>{caption}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{text}"><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 def write_report(
@@ -90,7 +92,9 @@ def write_report(
         parts.append("<h2>Files</h2><ul>")
         for what, where in files.items():
             shown = _relative(where, path.parent)
-            parts.append(f'<li>{html.escape(what)}: <a href="{html.escape(shown)}"><code>{html.escape(shown)}</code></a></li>')
+            parts.append(
+                f'<li>{html.escape(what)}: <a href="{html.escape(shown)}"><code>{html.escape(shown)}</code></a></li>'
+            )
         parts.append("</ul>")
     body = "\n".join(parts)
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'

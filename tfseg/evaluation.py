@@ -1,0 +1,106 @@
+"""Segmentations of a cohort against its annotations: scores per slide, by any column, and between designs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tfseg.data.cohort import Cohort, CohortRow
+from tfseg.files import atomic_path, write_text
+from tfseg.infer.evaluate import evaluate_slide
+from tfseg.metrics.plots import box_plot
+from tfseg.metrics.tables import markdown, need_columns, summarise, tukey
+from tfseg.slides.base import open_slide
+from tfseg.slides.class_table import ClassTable
+from tfseg.types import CohortError
+
+MASK = "mask.tiff"
+SCORES = ("recall", "precision", "dice")
+
+
+def evaluate_cohort(
+    cohort: Cohort,
+    segmentations: Mapping[str, Path],
+    out: str | Path,
+    by: Sequence[str] = ("grade",),
+    classes: ClassTable | None = None,
+    within_tissue: bool = False,
+) -> pd.DataFrame:
+    """Scores every annotated slide of a cohort under every design, and writes tables and pictures.
+
+    Writes into ``out``: scores.csv (one row a slide and design), summary.csv and summary.md (mean ± sd by design, and
+    by design and each column of ``by``), boxes.png and boxes_<column>.png, and with two designs or more and two slides
+    or more tukey.csv (Tukey's range test on Dice).
+
+    Args:
+        cohort: its annotated slides are compared; for one split give ``cohort.split("test")``.
+        segmentations: design → the folder that ``tfseg segment --out`` wrote.
+        out: folder.
+        by: columns of the manifest; those that it does not have are an error.
+        classes: of the annotations; None takes :meth:`ClassTable.h2g`.
+        within_tissue: compare within tissue alone.
+
+    Returns:
+        The table of scores.csv.
+
+    Raises:
+        CohortError: no annotated slide, a column or a segmentation is missing; names it.
+    """
+    out = Path(out)
+    rows = [row for row in cohort.rows() if row.annotation is not None]
+    if not rows:
+        raise CohortError(f"{cohort.path}: no slide has an annotation to compare with. Fill the column annotation.")
+    need_columns(cohort.table, by)
+    masks = {(design, row.slide_name): _mask(folder, row) for design, folder in segmentations.items() for row in rows}
+    scores = []
+    for design in segmentations:
+        for row in rows:
+            with open_slide(row.slide, mpp=row.mpp) as slide:
+                found = evaluate_slide(
+                    masks[design, row.slide_name], slide, row.annotation, classes, within_tissue=within_tissue
+                )
+            manifest = {column: {"split": row.split, **row.values}[column] for column in by}
+            scores.append({"design": design, "slide_name": row.slide_name, **manifest, **found})
+    table = pd.DataFrame(scores)
+    _write(table, out, by)
+    return table
+
+
+def _mask(folder: Path, row: CohortRow) -> Path:
+    path = Path(folder) / row.slide_name / MASK
+    if not path.is_file():
+        raise CohortError(
+            f"{path}: no segmentation of slide {row.slide_name!r}. Run `tfseg segment {row.slide} --out {folder} --model …`."
+        )
+    return path
+
+
+def _write(table: pd.DataFrame, out: Path, by: Sequence[str]) -> None:
+    with atomic_path(out / "scores.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    parts = {"All slides": summarise(table, SCORES, "design")}
+    parts |= {f"By {column}": summarise(table, SCORES, ["design", column]) for column in by}
+    with atomic_path(out / "summary.csv") as temporary:
+        pd.concat([part.assign(part=name) for name, part in parts.items()]).to_csv(temporary, index=False)
+    text = "".join(f"## {name}\n\n{markdown(part)}\n" for name, part in parts.items())
+    box_plot(table, out / "boxes.png")
+    for column in by:
+        box_plot(table, out / f"boxes_{column}.png", hue=column)
+    slides = table.groupby("design")["dice"].count()
+    if len(slides) > 1 and slides.min() > 1:
+        test = tukey(table)
+        with atomic_path(out / "tukey.csv") as temporary:
+            test.to_csv(temporary, index=False)
+        text += "## Tukey's range test on Dice\n\n" + _tukey_lines(test)
+    write_text(out / "summary.md", text)
+
+
+def _tukey_lines(test: pd.DataFrame) -> str:
+    lines = ["| first | second | difference | p |", "| --- | --- | ---: | ---: |"]
+    lines += [
+        f"| {r.first} | {r.second} | {r.difference:+.3f} | {f'{r.p:.3f}' if r.p >= 0.001 else '< 0.001'} |"
+        for r in test.itertuples()
+    ]
+    return "\n".join(lines) + "\n"
