@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import cv2
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfseg.data.cohort import Cohort
+from tfseg.data.index import IndexConfig, PatchIndex, build_index
 from tfseg.train.fit import TrainConfig, TrainResult, fit, reproducible
 from tfseg.train.step import Objective, output_loss
 
@@ -62,3 +68,32 @@ def train(folder, data=stream, seed: int = 0, **changes) -> tuple[keras.Model, T
 def state(folder) -> dict[str, np.ndarray]:
     with np.load(folder / "last.npz") as file:
         return {name: file[name] for name in file.files}
+
+
+def cohort(folder: Path) -> Cohort:
+    """Two PNG slides, train and val, 512 × 384 px of 1 µm: pale tissue, a dark square tumour, GeoJSON beside them."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    tumour = {"train": (192, 64), "val": (64, 128)}
+    for name, (x, y) in tumour.items():
+        slide = np.empty((384, 512, 3), np.float32)
+        slide[:] = (220, 170, 205)
+        slide[y : y + 192, x : x + 256] = (120, 70, 150)
+        slide += rng.normal(0, 12, slide.shape)
+        cv2.imwrite(str(folder / f"{name}.png"), slide.clip(0, 255).astype(np.uint8)[..., ::-1])
+        ring = [[x, y], [x + 256, y], [x + 256, y + 192], [x, y + 192], [x, y]]
+        feature = {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": "annotation", "classification": {"name": "Tumor"}},
+        }
+        content = {"type": "FeatureCollection", "features": [feature]}
+        (folder / f"{name}.geojson").write_text(json.dumps(content))
+    rows = [f"{name}.png,{name}.geojson,{name},2,1.0" for name in tumour]
+    (folder / "cohort.csv").write_text("\n".join(["slide,annotation,split,grade,mpp", *rows]) + "\n")
+    return Cohort.read(folder / "cohort.csv")
+
+
+def patch_index(folder: Path) -> PatchIndex:
+    config = IndexConfig(patch_px=64, stride_px=64)
+    return build_index(cohort(folder), config, folder / "index", workers=1, progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import threading
@@ -18,7 +19,7 @@ from tfseg.train import checkpoint
 from tfseg.train.batch_norm import BatchNormEstimator
 from tfseg.train.checkpoint import Progress
 from tfseg.train.log import PREFIX, RunLog, Screen, write_csv
-from tfseg.train.run_config import record_start
+from tfseg.train.run_config import record_start, versions
 from tfseg.train.step import Objective, Stepper, model_inputs
 from tfseg.types import TfsegError
 
@@ -35,7 +36,8 @@ class TrainConfig:
 
     Attributes:
         epochs: most epochs.
-        steps_per_epoch: training batches an epoch.
+        steps_per_epoch: training batches an epoch; 0 is one pass over the data, where the stage knows its length (the
+            refinement stage; :func:`fit` itself wants a number).
         validation_steps: validation batches an epoch; None is the whole validation data set.
         learning_rate: of Adam, where the objective brings no optimizer.
         accumulation_steps: batches whose gradients are averaged for one update. A cycle may span epochs.
@@ -62,9 +64,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise TfsegError(f"training: {name} must be at least 1. Received: {getattr(self, name)}.")
+        for name, least in (("epochs", 1), ("steps_per_epoch", 0), ("accumulation_steps", 1)):
+            if getattr(self, name) < least:
+                raise TfsegError(f"training: {name} must be at least {least}. Received: {getattr(self, name)}.")
         if self.mode not in ("min", "max"):
             raise TfsegError(f"training: mode must be 'min' or 'max'. Received: {self.mode!r}.")
 
@@ -88,6 +90,11 @@ class TrainResult:
     best_score: float
     run_folder: Path
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def provenance(self, seed: int) -> dict[str, Any]:
+        """What a model's spec says of its training: scores of the best epoch, seed, versions."""
+        scores = self.history[self.best_epoch - 1]
+        return {"best_epoch": self.best_epoch, "scores": scores, "seed": seed, "versions": versions()}
 
 
 def reproducible(seed: int, deterministic_ops: bool = False) -> None:
@@ -171,6 +178,8 @@ class _Run:
                 raise TfsegError(
                     f"the training data ended before step {progress.step + 1}. It must go on for ever: repeat it."
                 ) from None
+            except tf.errors.OpError as error:
+                raise _unreadable(f"training batch {progress.step + 1}", error) from error
             loss = self.stepper.train(inputs, targets, progress.step + 1)
             if not math.isfinite(loss):
                 self._fail_not_finite(loss)
@@ -200,7 +209,14 @@ class _Run:
             return {}
         steps = self.config.validation_steps
         self.stepper.validation.reset()
-        for count, (inputs, targets) in enumerate(data if steps is None else data.take(steps), 1):
+        batches = iter(data if steps is None else data.take(steps))
+        for count in itertools.count(1):
+            try:
+                inputs, targets = next(batches)
+            except StopIteration:
+                break
+            except tf.errors.OpError as error:
+                raise _unreadable(f"validation batch {count}", error) from error
             self.stepper.validate(inputs, targets)
             self.screen.validating(self.progress.epoch + 1, count, steps)
             self.stop_if(asked)
@@ -236,6 +252,12 @@ class _Run:
         checkpoint.load(self.best, self._weights)
         progress = self.progress
         return TrainResult(progress.best_epoch, float(progress.best_score or 0.0), self.folder, progress.history)
+
+
+def _unreadable(what: str, error: tf.errors.OpError) -> TfsegError:
+    """What a reader raised inside tf.data, without TensorFlow's own words about it."""
+    reason = str(error.message).partition("\nTraceback")[0].strip()
+    return TfsegError(f"cannot read {what}: {reason}")
 
 
 def _learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
@@ -275,10 +297,11 @@ def fit(
             does not exist; the data ended.
     """
     folder = Path(run_folder)
-    if validation_data is not None and config.validation_steps is None:
-        endless = validation_data.cardinality() == tf.data.INFINITE_CARDINALITY
-        if endless:
-            raise TfsegError("training: the validation data has no end; set validation_steps.")
+    if config.steps_per_epoch < 1:
+        raise TfsegError("training: set steps_per_epoch; the training data has no end.")
+    endless = validation_data is not None and validation_data.cardinality() == tf.data.INFINITE_CARDINALITY
+    if endless and config.validation_steps is None:
+        raise TfsegError("training: the validation data has no end; set validation_steps.")
     optimizer = objective.optimizer or keras.optimizers.Adam(config.learning_rate)
     optimizer_settings = {k: v for k, v in optimizer.get_config().items() if k != "name"}
     described = {
