@@ -50,7 +50,7 @@ def agunet(
         x = layers.Conv2DTranspose(width, 3, strides=2, padding="same", name=f"{name}_up")(x)
         x = layers.BatchNormalization(name=f"{name}_up_bn")(x)
         x = layers.Activation("relu", name=f"{name}_up_relu")(x)
-        skip = _gate(x, skip, width // 2, f"{name}_gate")
+        skip = _gate(x, skip, max(width // 2, 1), f"{name}_gate")
         x = layers.Concatenate(name=f"{name}_cat")([x, skip])
         return conv_block(x, width, name)
 

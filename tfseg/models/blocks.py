@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from tfseg.geometry import check_divisible
@@ -99,10 +101,17 @@ def load_trunk_weights(
         raise ModelError(f"{path}: no such file of weights. {wanted}")
     # Layers in front of the trunk would count in the file's layer names, so the file is read by a network without them.
     reader = network(include_top=False, weights=None, **arguments)
+    # Keras skips layers that the file does not have; NaN shows which. It also warns of containers that hold none.
+    reader.set_weights([np.full_like(weight, np.nan) for weight in reader.get_weights()])
     try:
-        reader.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping nested container")
+            reader.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         raise ModelError(f"{path}: weights do not fit. {wanted} Keras says: {error}") from error
+    missing = sum(bool(np.isnan(weight).any()) for weight in reader.get_weights())
+    if missing:
+        raise ModelError(f"{path}: weights do not fit, {missing} of {len(reader.weights)} are missing. {wanted}")
     trunk.set_weights(reader.get_weights())
 
 

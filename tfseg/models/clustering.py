@@ -228,6 +228,6 @@ def _steps(pipeline: Pipeline) -> tuple[Any, Any, Any]:
 def _mean_and_variance(scaler: Any) -> list[np.ndarray]:
     """Mean and squared scale of a StandardScaler (whose scale is 1 where a feature never varies)."""
     length = scaler.n_features_in_
-    mean = np.zeros(length) if scaler.mean_ is None else scaler.mean_
-    scale = np.ones(length) if scaler.scale_ is None else scaler.scale_
+    mean = scaler.mean_ if scaler.with_mean else np.zeros(length)
+    scale = scaler.scale_ if scaler.with_std else np.ones(length)
     return [np.asarray(mean, np.float64), np.asarray(scale, np.float64) ** 2]

@@ -196,7 +196,5 @@ def table() -> list[dict[str, str | int]]:
     for name in MODELS:
         total, trainable = count(name)
         structure, paper = ABOUT[name]
-        rows.append(
-            {"name": name, "total": total, "trainable": trainable, "structure": structure, "paper": paper}
-        )
+        rows.append({"name": name, "total": total, "trainable": trainable, "structure": structure, "paper": paper})
     return rows
