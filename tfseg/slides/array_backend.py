@@ -22,6 +22,12 @@ MAX_IMAGE_BYTES = 2**31
 """Largest plain picture that is decoded into memory, as RGB: 26 754² px."""
 CACHE_BYTES = 2**30
 """Decoded plain pictures kept in memory by a process; the last one used stays, however large."""
+MAX_PICTURES = 64
+"""Plain pictures, decoded or mapped from disk, that a process keeps."""
+
+
+_PHOTOMETRIC = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+_PILLOW_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 
 
 class ArraySlide(Slide):
@@ -37,7 +43,7 @@ class ArraySlide(Slide):
                 raise SlideError(f"expected uint8 (H, W, 3) arrays. Received: {array.dtype} {array.shape}.")
         widths, heights = ([array.shape[axis] for array in arrays] for axis in (1, 0))
         if widths != sorted(widths, reverse=True) or heights != sorted(heights, reverse=True):
-            raise SlideError(f"expected arrays of a pyramid, finest first. Received widths: {widths}, heights: {heights}.")
+            raise SlideError(f"expected a pyramid, finest array first. Received widths: {widths}, heights: {heights}.")
         self._arrays = arrays
         levels = make_levels([(a.shape[1], a.shape[0]) for a in arrays])
         super().__init__(None, name, levels, (check_given(mpp, name), GIVEN))
@@ -79,42 +85,44 @@ class _Pictures:
             if key not in self._images:
                 self._images[key] = _decode(path)
             self._images.move_to_end(key)
-            while len(self._images) > 1 and sum(map(_memory, self._images.values())) > CACHE_BYTES:
+            while len(self._images) > 1 and (len(self._images) > MAX_PICTURES or self.memory() > CACHE_BYTES):
                 self._images.popitem(last=False)
             return self._images[key]
 
-    def __len__(self) -> int:
-        return len(self._images)
+    def memory(self) -> int:
+        """Bytes of the decoded pictures; what is mapped from disk takes none."""
+        return sum(0 if isinstance(image, np.memmap) else image.nbytes for image in self._images.values())
 
 
 _pictures = _Pictures()
-
-
-def _memory(image: NDArray[Any]) -> int:
-    return 0 if isinstance(image, np.memmap) else image.nbytes
 
 
 def open_file(path: Path, mpp: float | None) -> ImageSlide:
     """A plain TIFF, PNG or JPEG. Raises SlideError or MppError."""
     path = Path(os.path.abspath(path))
     kind = _kind(path)
+    size: tuple[int, int]
     try:
         if kind == "tiff":
-            size, properties = _tiff_header(path)
+            size, properties, mappable = _tiff_header(path)
         else:
             with _pillow(path, kind) as image:
-                size, properties = image.size, {}
+                size, properties, mappable = image.size, {}, False
+                if image.mode not in _PILLOW_MODES:
+                    raise SlideError(
+                        f"{path}: expected 8 bits per sample, found {image.mode}. Convert it to 8-bit RGB."
+                    )
     except SlideError:
         raise
     except Exception as error:  # decoders raise everything from struct.error to zlib.error on damaged files
         raise _damaged(path, error) from error
-    if kind != "tiff" or not _mappable(path):
+    if not mappable:
         _check_memory(path, size)
     return ImageSlide(path, size, properties, mpp)
 
 
 def _kind(path: Path) -> str:
-    """"tiff", "png" or "jpeg" by the first bytes, whatever the suffix says."""
+    """One of "tiff", "png", "jpeg", by the first bytes, whatever the suffix says."""
     with open(path, "rb") as file:
         start = file.read(8)
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -130,7 +138,8 @@ def _kind(path: Path) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> SlideError:
-    return SlideError(f"{path}: cannot be decoded ({error or type(error).__name__}). It may be cut short: copy it again.")
+    what = str(error) or type(error).__name__
+    return SlideError(f"{path}: cannot be decoded ({what}). It may be damaged or cut short: copy it again.")
 
 
 def _check_memory(path: Path, size: tuple[int, int]) -> None:
@@ -148,37 +157,37 @@ def _pillow(path: Path, kind: str) -> Any:
     return PngImagePlugin.PngImageFile(path) if kind == "png" else JpegImagePlugin.JpegImageFile(path)
 
 
-def _tiff_series(file: tifffile.TiffFile, path: Path) -> Any:
-    """First picture of a TIFF: axes YX, YXS or SYX."""
+def _tiff_series(file: tifffile.TiffFile, path: Path) -> tuple[Any, str]:
+    """First picture of a TIFF and its axes without those of length 1: YX, YXS, SYX or CYX."""
     series = file.series[0]
-    axes = "".join(a for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "YXS")
+    axes = "".join(a for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "YX")
     if axes not in ("YX", "YXS", "SYX", "CYX"):
         raise SlideError(f"{path}: expected a grey or RGB picture, found axes {series.axes} of shape {series.shape}.")
     if series.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
         raise SlideError(f"{path}: expected 8 bits per sample, found {series.dtype}. Convert it to 8-bit RGB.")
-    return series
+    photometric = tifffile.PHOTOMETRIC(series.keyframe.photometric)
+    if photometric not in _PHOTOMETRIC:
+        raise SlideError(f"{path}: expected grey or RGB colours, found {photometric.name}. Convert it to 8-bit RGB.")
+    return series, axes
 
 
-def _tiff_header(path: Path) -> tuple[tuple[int, int], dict[str, str]]:
-    """(width, height) and the properties in which mpp may stand, under OpenSlide's names."""
+def _tiff_header(path: Path) -> tuple[tuple[int, int], dict[str, str], bool]:
+    """(width, height), the properties in which mpp may stand (OpenSlide's names), and whether it can be mapped."""
     with tifffile.TiffFile(path) as file:
-        series = _tiff_series(file, path)
+        series, _ = _tiff_series(file, path)
         shape = dict(zip(series.axes, series.shape, strict=True))
-        tags = file.pages.first.tags
-        properties = {}
+        tags = series.keyframe.tags
+        properties = {"tiff.ImageDescription": series.keyframe.description}
         for name in ("XResolution", "YResolution"):
             if name in tags and tags[name].value[1]:
                 properties[f"tiff.{name}"] = str(tags[name].value[0] / tags[name].value[1])
         unit = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 2
         properties["tiff.ResolutionUnit"] = {2: "inch", 3: "centimeter"}.get(unit, "none")
-        properties["tiff.ImageDescription"] = file.pages.first.description
-    return (shape["X"], shape["Y"]), properties
+        return (shape["X"], shape["Y"]), properties, _mappable(series)
 
 
-def _mappable(path: Path) -> bool:
-    with tifffile.TiffFile(path) as file:
-        series = _tiff_series(file, path)
-        return bool(series.dataoffset is not None and series.dtype == np.uint8)
+def _mappable(series: Any) -> bool:
+    return series.dataoffset is not None and series.dtype == np.uint8
 
 
 def _decode(path: Path) -> NDArray[Any]:
@@ -198,17 +207,11 @@ def _decode(path: Path) -> NDArray[Any]:
 
 def _decode_tiff(path: Path) -> NDArray[Any]:
     with tifffile.TiffFile(path) as file:
-        series = _tiff_series(file, path)
-        first = file.pages.first
-        planar = series.axes.index("Y") > 0 and series.axes[0] in "SC" and series.shape[0] > 1
-        if series.dataoffset is not None and series.dtype == np.uint8:
-            image = tifffile.memmap(path, mode="r", series=0, level=0)
-        elif first.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.MINISWHITE):
-            raise SlideError(f"{path}: {first.photometric.name} colours are not supported. Convert it to 8-bit RGB.")
-        else:
-            image = series.asarray()
-    image = image.reshape([n for n in image.shape if n > 1] if image.ndim > 3 else image.shape)
-    return np.moveaxis(image, 0, -1) if planar else image
+        series, axes = _tiff_series(file, path)
+        image: NDArray[Any]
+        image = tifffile.memmap(path, mode="r", series=0, level=0) if _mappable(series) else series.asarray()
+        image = image.reshape([n for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "YX"])
+        return image if axes[0] == "Y" else np.moveaxis(image, 0, -1)
 
 
 def _rgb(image: NDArray[Any], path: Path) -> NDArray[np.uint8]:

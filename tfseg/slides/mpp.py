@@ -54,7 +54,8 @@ def find_mpp(properties: Mapping[str, str], name: str, given: float | None = Non
                 f"Resample the slide, or override both. {_HOW}"
             )
         return (x if x == y else (x + y) / 2), source
-    found = f" ({'; '.join(rejected)}: not plausible, {PLAUSIBLE_MPP[0]}..{PLAUSIBLE_MPP[1]:g} expected)" if rejected else ""
+    low, high = PLAUSIBLE_MPP
+    found = f" ({'; '.join(rejected)}: not plausible, {low:g}..{high:g} expected)" if rejected else ""
     raise MppError(f"{name}: the file does not say its pixel size{found}. {_HOW}")
 
 

@@ -33,6 +33,9 @@ class HandlePool(threading.local):
     """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._process = os.getpid()
         self._handles: OrderedDict[Key, Any] = OrderedDict()
         self._cache = openslide.OpenSlideCache(CACHE_BYTES)
@@ -42,7 +45,7 @@ class HandlePool(threading.local):
         if self._process != os.getpid():
             # Closing the parent's handles here could wait for a lock that nobody holds any more: keep them unused.
             _inherited.append((self._handles, self._cache))
-            self.__init__()  # type: ignore[misc]
+            self._begin()
         handle = self._handles.get(key)
         if handle is None:
             while len(self._handles) >= MAX_HANDLES:
@@ -127,15 +130,14 @@ def open_file(path: Path, mpp: float | None) -> OpenSlideSlide | None:
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Straight RGBA on white: what was not scanned is transparent black, and would look like tissue. (h, w, 3)."""
     rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
-    alpha = rgba[..., 3]
-    if not alpha.all() or alpha.min() < 255:
-        weight = alpha[..., None].astype(np.uint16)
+    if np.bitwise_and.reduce(rgba.view("<u4"), axis=None) < 0xFF000000:  # some alpha, the highest byte, is below 255
+        weight = rgba[..., 3:].astype(np.uint16)
         rgb = ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
     return rgb
 
 
 def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """(x, y, width, height) of the scanned part, inside the file's level 0; None where the file gives none or nonsense."""
+    """(x, y, width, height) of the scanned part, within level 0; None where the file gives none or nonsense."""
     try:
         x, y, width, height = (int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height"))
     except (KeyError, ValueError):

@@ -45,8 +45,8 @@ class TissueMask:
         Exact for patches whose edges cut pixels of the mask: ∬ mask over the patch / area of the patch.
         """
         rows, columns = grid.shape
-        left = np.arange(columns) * grid.stride_level0
-        top = np.arange(rows) * grid.stride_level0
+        left = np.array([grid.window(0, column).bounds(grid.slide_mpp)[0] for column in range(columns)])
+        top = np.array([grid.window(row, 0).bounds(grid.slide_mpp)[1] for row in range(rows)])
         return self._fractions(left, top, grid.patch_level0, grid.patch_level0)
 
     def _fractions(
@@ -64,9 +64,7 @@ class TissueMask:
         return np.clip(sums / (width * height / scale**2), 0, 1).astype(np.float32)
 
 
-def tissue_mask(
-    slide: Slide, mpp: float = 8.0, saturation: int = 20, closing: tuple[int, ...] = (5, 3)
-) -> TissueMask:
+def tissue_mask(slide: Slide, mpp: float = 8.0, saturation: int = 20, closing: tuple[int, ...] = (5, 3)) -> TissueMask:
     """Tissue as in H2G-Net: coloured pixels of the 1.25x plane, small gaps closed.
 
     Args:
