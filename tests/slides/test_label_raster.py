@@ -37,6 +37,7 @@ WRITERS = {
     "16bit.tif": lambda path, values: write_tiled(path, values.astype(np.uint16) * 300),
     "16bit.png": lambda path, values: write_png(path, values.astype(np.uint16) * 300),
     "pyramid.tif": lambda path, values: write_pyramid(path, values, mpp=1.0, kind="label"),
+    "palette.tif": lambda path, values: write_pyramid(path, values, mpp=1.0, kind="label", colors={1: (200, 0, 0)}),
 }
 
 
