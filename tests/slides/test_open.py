@@ -43,7 +43,7 @@ def jpeg(path, image):
         (
             "jpeg.tif",
             lambda path, image: tifffile.imwrite(
-                path, image, photometric="ycbcr", subsampling=(1, 1), compression="jpeg", compressionargs={"level": 100}
+                path, image, photometric="rgb", subsampling=(1, 1), compression="jpeg", compressionargs={"level": 100}
             ),
         ),
         ("big.tif", lambda path, image: tifffile.imwrite(path, image, photometric="rgb", bigtiff=True)),
