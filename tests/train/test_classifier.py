@@ -86,6 +86,7 @@ def test_called_again_it_returns_the_same(trained, index):
     assert (out / "model.keras").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_plain_training_learns_the_toy(index, tmp_path):
     changes = {"epochs": 3, "steps_per_epoch": 12, "validation_steps": None, "learning_rate": 3e-3}
     config = dataclasses.replace(SETTINGS.train, reestimate_batches=8, **changes)

@@ -46,10 +46,12 @@ def save(path: Path, variables: Variables, progress: Progress | None = None) -> 
     The variables of a Keras model include the states of its seed generators (dropout), those of an optimizer its
     moments, iteration counter and loss scale; nothing else is needed to go on exactly.
     """
-    arrays = {f"{group}/{i:04d}": np.asarray(v) for group, members in variables.items() for i, v in enumerate(members)}
-    content = json.dumps(asdict(progress or Progress()))
+    arrays: dict[str, Any] = {
+        f"{group}/{i:04d}": np.asarray(v) for group, members in variables.items() for i, v in enumerate(members)
+    }
+    arrays["progress"] = np.asarray(json.dumps(asdict(progress or Progress())))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, progress=np.asarray(content), **arrays)
+        np.savez(file, **arrays)
 
 
 def load(path: Path, variables: Variables) -> Progress:
@@ -78,8 +80,3 @@ def load(path: Path, variables: Variables) -> Progress:
         for name, variable in zip(names, members, strict=True):
             variable.assign(content[name])
     return progress
-
-
-def values(variables: Variables) -> dict[str, Any]:
-    """Copies of the values, named as in the file; to compare two states."""
-    return {f"{g}/{i:04d}": np.array(v) for g, members in variables.items() for i, v in enumerate(members)}

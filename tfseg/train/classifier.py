@@ -158,7 +158,7 @@ def _split(index: PatchIndex, name: str) -> PatchIndex:
     for i, spec in enumerate(index.classes):
         if i not in there:
             raise CohortError(
-                f"class {spec.name!r} has no patch in split {name!r} ({len(part.table)} patches). Annotate more slides, "
+                f"class {spec.name!r} has no patch in split {name!r} ({len(part.table)} patches). Annotate more, "
                 "move slides between the splits, or index with a lower min_foreground or smaller patches."
             )
     return part
@@ -189,4 +189,3 @@ def _confusion(model: keras.Model, batches: tf.data.Dataset, num_classes: int) -
         found = np.asarray(model.predict_on_batch(inputs)[OUTPUT]).argmax(-1)
         counts += confusion(targets[OUTPUT].numpy().argmax(-1), found, num_classes)
     return counts
-

@@ -18,6 +18,7 @@ from tfseg.models.clustering import clustering_model, feature_model, fit_cluster
 from tfseg.train.figures import write_montage
 from tfseg.train.fit import precision
 from tfseg.train.run_config import plain
+
 _THUMBNAIL_PX = 96
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,16 +17,13 @@ import tensorflow as tf
 from tfseg.train import checkpoint
 from tfseg.train.batch_norm import BatchNormEstimator
 from tfseg.train.checkpoint import Progress
+from tfseg.train.interrupt import TrainingInterruptedError, stop_request
 from tfseg.train.log import PREFIX, RunLog, Screen, write_csv
 from tfseg.train.run_config import record_start, versions
 from tfseg.train.step import Objective, Stepper, model_inputs
 from tfseg.types import TfsegError
 
 TrainData = Callable[[int], tf.data.Dataset]
-
-
-class TrainingInterruptedError(TfsegError):
-    """Ctrl-C or SIGTERM: the state is on disk and the same call goes on."""
 
 
 @dataclass(frozen=True)
@@ -120,28 +116,6 @@ def precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-@contextlib.contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into a flag, so that a run stops between two steps; a second one kills."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: Any) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
-
-    try:
-        for number in before:
-            signal.signal(number, ask)
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
 class _Run:
     """State and files of one run; :func:`fit` drives it."""
 
@@ -209,7 +183,8 @@ class _Run:
             return {}
         steps = self.config.validation_steps
         self.stepper.validation.reset()
-        batches = iter(data if steps is None else data.take(steps))
+        data = data if steps is None else data.take(steps)
+        total, batches = int(data.cardinality()), iter(data)
         for count in itertools.count(1):
             try:
                 inputs, targets = next(batches)
@@ -218,7 +193,7 @@ class _Run:
             except tf.errors.OpError as error:
                 raise _unreadable(f"validation batch {count}", error) from error
             self.stepper.validate(inputs, targets)
-            self.screen.validating(self.progress.epoch + 1, count, steps)
+            self.screen.validating(self.progress.epoch + 1, count, total)
             self.stop_if(asked)
         return {PREFIX + name: value for name, value in self.stepper.validation.result().items()}
 
@@ -323,7 +298,7 @@ def fit(
 
 
 def _train(run: _Run, train_data: TrainData, validation_data: tf.data.Dataset | None) -> None:
-    with contextlib.closing(RunLog(run.folder)) as log, _stop_request() as asked, run.screen.bar:
+    with contextlib.closing(RunLog(run.folder)) as log, stop_request() as asked, run.screen.bar:
         while not run.progress.finished:
             run.train_epoch(train_data, asked)
             run.close_epoch(run.validate(train_data, validation_data, asked), log)

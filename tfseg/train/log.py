@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tfseg.files import atomic_path
 
@@ -92,13 +92,13 @@ class Screen:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
         )
         self._task = self.bar.add_task("", total=None, note="")
-        self._started, self._first_step, self._step = time.monotonic(), None, 0
+        self._started, self._step = time.monotonic(), 0
+        self._first_step: int | None = None
 
     def step(self, epoch: int, step: int, loss: float) -> None:
         """Shows training batch ``step`` (of the run, from 1) of ``epoch`` (from 1)."""
@@ -111,14 +111,13 @@ class Screen:
             description=f"epoch {epoch}/{self.epochs}",
             total=self.steps_per_epoch,
             completed=step - (epoch - 1) * self.steps_per_epoch,
-            note=f"loss {loss:.4f}  {self.speed()}",
+            note=f"loss {loss:.4f}  {self.speed()}  {self.remaining()}",
         )
 
-    def validating(self, epoch: int, batch: int, batches: int | None) -> None:
-        """Shows validation batch ``batch`` (from 1)."""
-        self.bar.update(
-            self._task, description=f"validation {epoch}/{self.epochs}", total=batches, completed=batch, note=""
-        )
+    def validating(self, epoch: int, batch: int, batches: int) -> None:
+        """Shows validation batch ``batch`` (from 1) of ``batches`` (below 0 where nobody knows)."""
+        text = f"validation {epoch}/{self.epochs}"
+        self.bar.update(self._task, description=text, total=max(batches, batch), completed=batch, note="")
 
     def _seconds_a_step(self) -> float | None:
         done = self._step - (self._first_step or self._step)

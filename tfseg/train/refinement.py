@@ -27,7 +27,7 @@ _MODEL_FILES = ("config.json", "model.keras", "model.onnx")
 
 
 def paper_config() -> TrainConfig:
-    """Section 3.4: Adam 1e-3, 6 batches accumulated, 1000 epochs of one pass, stopped after 100 without a better Dice."""
+    """Section 3.4: Adam 1e-3, 6 batches accumulated, 1000 epochs of one pass, patience 100."""
     return TrainConfig(
         epochs=1000,
         steps_per_epoch=0,
@@ -106,8 +106,15 @@ def train_refinement(
     inputs = [i.name for i in spec.inputs]
 
     def stream(start: int) -> tf.data.Dataset:
-        options = {"augment": settings.augment, "sampler": config.seed, "start_step": start}
-        return refinement_dataset(samples, settings.batch_size, inputs=inputs, outputs=(OUTPUT,), **options)
+        return refinement_dataset(
+            samples,
+            settings.batch_size,
+            augment=settings.augment,
+            sampler=config.seed,
+            start_step=start,
+            inputs=inputs,
+            outputs=(OUTPUT,),
+        )
 
     result = fit(
         model,
@@ -176,7 +183,7 @@ def write_cascade(
         raise ModelError("a cascade needs a classifier, a refinement network, or both. Received neither.")
     for part in specs:
         _copy_model(Path(parts[part] or ""), out / part)
-    last = specs.get("refinement", specs.get("classifier"))
+    last = specs["refinement" if refinement is not None else "classifier"]
     spec = CascadeSpec(
         name=name,
         classifier="classifier" if classifier is not None else None,
