@@ -14,8 +14,8 @@ from rich.console import Console
 
 from tfseg.data.cohort import Cohort, CohortRow
 from tfseg.files import atomic_path
-from tfseg.infer.predictors import Predictor, load_predictor
-from tfseg.infer.slide import heatmap, heatmap_to_field
+from tfseg.infer.predictors import Engine, Predictor, load_predictor
+from tfseg.infer.slide import Checkpoint, heatmap, heatmap_to_field
 from tfseg.slides.annotations import load_annotation
 from tfseg.slides.base import Slide, open_slide
 from tfseg.slides.class_table import ClassTable
@@ -44,7 +44,7 @@ class SampleSettings:
     tissue: dict[str, Any] = field(default_factory=dict)
     min_tissue: float = 0.25
     classes: ClassTable = field(default_factory=ClassTable.h2g)
-    engine: str = "keras"
+    engine: Engine = "keras"
     workers: int = 2
     skip_broken: bool = False
 
@@ -126,18 +126,20 @@ class _Maker:
         with open_slide(row.slide, row.mpp) as slide:
             label = squashed_labels(row, slide, self.settings)
             image = slide.fit(size)
-            field = self._heatmap(slide)
+            state = Checkpoint(self.folder / f".{row.slide_name}.heatmap.npz", key)
+            field = self._heatmap(slide, state)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, image=image, heatmap=field, label=label, key=np.asarray(key))
+        state.path.unlink(missing_ok=True)
         return path, "made"
 
-    def _heatmap(self, slide: Slide) -> np.ndarray:
-        """Foreground probability on the resized slide, float16 (S, S)."""
+    def _heatmap(self, slide: Slide, state: Checkpoint) -> np.ndarray:
+        """Foreground probability on the resized slide, float16 (S, S); goes on from ``state``."""
         size = (self.settings.size_px, self.settings.size_px)
         if self.predict is None or self.spec is None:
             return np.zeros(size, np.float16)
         tissue = tissue_mask(slide, **self.settings.tissue)
-        result = heatmap(slide, self.predict, self.spec, tissue, min_tissue=self.settings.min_tissue)
+        result = heatmap(slide, self.predict, self.spec, tissue, min_tissue=self.settings.min_tissue, checkpoint=state)
         return heatmap_to_field(result, size).astype(np.float16)
 
     def _key(self, row: CohortRow) -> str:
