@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,33 @@ from tfseg.types import CohortError, SlideError, TfsegError
 
 Augment = Callable[..., Any]
 
+_CHUNK = 8
+"""Patches that a thread reads before it hands them over: handing over costs as much time as a tenth of a patch."""
+
 
 class PatchReader:
-    """Reads patches of an index by row number, from any thread.
+    """Reads patches of an index by row number, in threads of its own.
 
-    Slides are opened at their first patch; what they hold open is bounded by ``tfseg.slides``.
+    A thread that TensorFlow lends to Python is a new one to Python at every call, so what ``tfseg.slides`` keeps open
+    for each thread would be opened anew for every patch. Slides are opened at their first patch; how many files stay
+    open is bounded there.
     """
 
-    def __init__(self, index: PatchIndex) -> None:
+    def __init__(self, index: PatchIndex, threads: int) -> None:
         table = index.table
         self._config = index.config
-        paths = table["slide"].astype(object)
-        self._slide_of, self._paths = paths.factorize()
+        self._slide_of, self._paths = table["slide"].astype(object).factorize()
         self._mpp = table["slide_mpp"].to_numpy(np.float64)
         self._x = table["x"].to_numpy(np.float64)
         self._y = table["y"].to_numpy(np.float64)
         self._slides: dict[int, Slide] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-patches")
 
-    def __call__(self, row: np.integer[Any] | int) -> np.ndarray:
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Several patches, one after the other, by one thread: int64 (N,) → uint8 (N, patch_px, patch_px, 3)."""
+        return self._pool.submit(self._read_rows, rows).result()
+
+    def read(self, row: int) -> np.ndarray:
         """uint8 RGB (patch_px, patch_px, 3). Raises SlideError naming slide and window."""
         number = int(self._slide_of[row])
         window = self._config.window(float(self._x[row]), float(self._y[row]))
@@ -47,6 +57,13 @@ class PatchReader:
                 f"{self._paths[number]}: cannot read the patch at ({window.x:g}, {window.y:g}) px, "
                 f"{window.width_px}² px of {window.mpp:g} µm (row {row} of the index): {error}"
             ) from error
+
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        size = self._config.patch_px
+        patches = np.empty((len(rows), size, size, 3), np.uint8)
+        for k, row in enumerate(rows):
+            patches[k] = self.read(int(row))
+        return patches
 
 
 def patch_dataset(
@@ -62,7 +79,7 @@ def patch_dataset(
     """Endless batches of patches in the sampler's order.
 
     Step k holds draws k · batch_size … (k + 1) · batch_size − 1, whatever was drawn before and however many threads
-    read. Memory: about 2 · threads patches and 4 batches as uint8, and one batch as float32.
+    read. Memory: about 16 · threads patches and 4 batches as uint8, and two batches as float32.
 
     Args:
         index: the patches; all of them annotated.
@@ -80,9 +97,9 @@ def patch_dataset(
     Raises:
         CohortError: patches without annotation, or of a class beyond C.
     """
-    draws = tf.data.Dataset.counter(start_step * batch_size)
-    rows = draws.map(lambda n: (sampler.draw(n), sampler.seeds(n)))
-    return _patches(index, rows, batch_size, augment, threads, num_classes)
+    numbers = tf.data.Dataset.counter(start_step * batch_size).batch(_CHUNK)
+    rows = numbers.map(lambda n: (sampler.draw(n), sampler.seeds(n)))
+    return _patches(index, rows, (batch_size, True), augment, threads, num_classes)
 
 
 def validation_dataset(
@@ -103,8 +120,8 @@ def validation_dataset(
         raise ValueError("validation_dataset takes sampler and steps together, or neither for every patch once.")
     if sampler is not None:
         return patch_dataset(index, sampler, batch_size, threads=threads, num_classes=num_classes).take(steps)
-    rows = tf.data.Dataset.range(len(index.table)).map(lambda n: (n, n))
-    return _patches(index, rows, batch_size, None, threads, num_classes)
+    rows = tf.data.Dataset.range(len(index.table)).batch(_CHUNK).map(lambda n: (n, n))
+    return _patches(index, rows, (batch_size, False), None, threads, num_classes)
 
 
 def refinement_dataset(
@@ -137,8 +154,8 @@ def refinement_dataset(
     """
     if isinstance(sampler, int):
         sampler = EpochSampler(len(samples), sampler)
-    draws = tf.data.Dataset.counter(start_step * batch_size)
-    rows = draws.map(lambda n: (sampler.draw(n), sampler.seeds(n)))
+    numbers = tf.data.Dataset.counter(start_step * batch_size)
+    rows = numbers.map(lambda n: (sampler.draw(n), sampler.seeds(n)))
     return _slides(samples, rows, batch_size, augment, (inputs, outputs))
 
 
@@ -155,33 +172,46 @@ def refinement_validation_dataset(
 
 
 def _patches(
-    index: PatchIndex, rows: tf.data.Dataset, batch_size: int, augment: Augment | None, threads: int, num_classes: int
+    index: PatchIndex,
+    rows: tf.data.Dataset,
+    batch: tuple[int, bool],
+    augment: Augment | None,
+    threads: int,
+    classes: int,
 ) -> tf.data.Dataset:
-    """Batches of the patches whose (row, seed) come from ``rows``."""
-    classes = index.table["class_index"].to_numpy(np.int64)
-    if len(classes) and classes.max() >= num_classes:
+    """Batches of the patches whose (rows, seeds) come from ``rows`` in chunks.
+
+    ``batch`` is (size, whether to drop a smaller last one); the chunks' size is free.
+    """
+    labels = index.table["class_index"].to_numpy(np.int64)
+    if len(labels) and labels.max() >= classes:
         raise CohortError(
-            f"{int((classes >= num_classes).sum())} of {len(classes)} patches are not annotated or of a class beyond "
-            f"the {num_classes} of the network. Use index.annotated(), or a network of more classes."
+            f"{int((labels >= classes).sum())} of {len(labels)} patches are not annotated or of a class beyond "
+            f"the {classes} of the network. Use index.annotated(), or a network of more classes."
         )
-    reader, size = PatchReader(index), index.config.patch_px
+    reader, size = PatchReader(index, threads), index.config.patch_px
     with tf.device("CPU"):
-        class_of = tf.constant(classes)
+        label_of = tf.constant(labels)
 
-    def read(row: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.ensure_shape(tf.numpy_function(reader, [row], tf.uint8), (size, size, 3))
-        return (image if augment is None else augment(image, seed)), tf.gather(class_of, row)
+    def read(rows: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        images = tf.ensure_shape(tf.numpy_function(reader, [rows], tf.uint8), (None, size, size, 3))
+        return images, tf.gather(label_of, rows), seeds
 
-    def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        return {"image": tf.cast(images, tf.float32)}, {"probabilities": tf.one_hot(labels, num_classes)}
+    def finish(
+        images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        return {"image": tf.cast(images, tf.float32)}, {"probabilities": tf.one_hot(labels, classes)}
 
-    return (
-        rows.map(read, num_parallel_calls=threads, deterministic=True)
-        .batch(batch_size)
-        .prefetch(2)
-        .map(finish)
-        .prefetch(1)
-    )
+    patches = rows.map(read, num_parallel_calls=threads, deterministic=True)
+    if augment is None:
+        batches = patches.rebatch(*batch)
+    else:
+
+        def change(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return augment(image, seed), label, seed
+
+        batches = patches.unbatch().map(change, num_parallel_calls=threads, deterministic=True).batch(*batch)
+    return batches.prefetch(2).map(finish).prefetch(1)
 
 
 def _slides(
@@ -199,8 +229,10 @@ def _slides(
     height, width = image.shape[:2]
     inputs, outputs = names
 
-    def read(row: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        load = lambda position: _load_sample(samples[int(position)], (height, width))  # noqa: E731
+    def load(position: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _load_sample(samples[int(position)], (height, width))
+
+    def read(row: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image, heatmap, label = tf.numpy_function(load, [row], (tf.uint8, tf.float16, tf.uint8))
         image = tf.ensure_shape(image, (height, width, 3))
         heatmap = tf.cast(tf.ensure_shape(heatmap, (height, width))[..., None], tf.float32)
