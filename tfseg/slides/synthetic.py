@@ -274,7 +274,7 @@ class _Labels:
 
     def __init__(self, outline: shapely.MultiPolygon, size: tuple[int, int]) -> None:
         width, height = size
-        self.shape = (math.ceil(height / LABEL_STEP), math.ceil(width / LABEL_STEP))
+        self.shape: tuple[int, ...] = (math.ceil(height / LABEL_STEP), math.ceil(width / LABEL_STEP))
         self.grid = PixelGrid(0.0, 0.0, LABEL_STEP, LABEL_STEP, self.shape[1], self.shape[0])
         self.parts = [edges(part) for part in outline.geoms]
 

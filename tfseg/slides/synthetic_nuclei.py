@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,7 +117,7 @@ def _template(look: Look, mpp: float, rng: np.random.Generator, angle: float) ->
     )
 
 
-def _chromatin(inside: NDArray[np.float32], look: Look, px_per_um: float, rng: np.random.Generator) -> np.ndarray:
+def _chromatin(inside: NDArray[Any], look: Look, px_per_um: float, rng: np.random.Generator) -> NDArray[Any]:
     """Optical density of haematoxylin: rim, clumps and nucleolus over a paler inside."""
     dark = look.darkness * math.exp(0.14 * rng.normal())
     depth = cv2.distanceTransform((inside > 0.5).astype(np.uint8), cv2.DIST_L2, 3) / px_per_um

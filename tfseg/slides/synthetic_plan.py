@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -105,8 +106,8 @@ def star(
     return np.stack([center[0] + x * cos - y * sin, center[1] + x * sin + y * cos], axis=1)
 
 
-def smooth_noise(shape: tuple[int, int], length_um: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Field (h, w) of mean 0 and sd about 1 that varies over ``length_um``."""
+def smooth_noise(shape: tuple[int, int], length_um: float, rng: np.random.Generator) -> NDArray[Any]:
+    """Field (h, w) float32 of mean 0 and sd about 1 that varies over ``length_um``."""
     step = length_um / FIELD_UM
     knots = rng.normal(size=(math.ceil(shape[0] / step) + 4, math.ceil(shape[1] / step) + 4)).astype(np.float32)
     scale = np.array([[1 / step, 0, 1.5], [0, 1 / step, 1.5]])
@@ -114,7 +115,7 @@ def smooth_noise(shape: tuple[int, int], length_um: float, rng: np.random.Genera
     return cv2.warpAffine(knots, scale, (shape[1], shape[0]), flags=flags, borderMode=cv2.BORDER_REFLECT_101) * 1.4
 
 
-def look_up(field: NDArray, points: NDArray[np.float64], pixel_um: float) -> NDArray:
+def look_up(field: NDArray[Any], points: NDArray[np.float64], pixel_um: float) -> NDArray[Any]:
     """Values of a field at points (N, 2); outside, those of the nearest edge."""
     column = np.clip(points[:, 0] / pixel_um, 0, field.shape[1] - 1).astype(np.int64)
     row = np.clip(points[:, 1] / pixel_um, 0, field.shape[0] - 1).astype(np.int64)
@@ -145,9 +146,20 @@ def _specimen(size_um: tuple[float, float], rng: np.random.Generator) -> shapely
         middle = (center[0] + reach * math.cos(way), center[1] + reach * math.sin(way))
         lobes.append(star(middle, base * rng.uniform(0.12, 0.2), rng, 0.15, points=160, decay=1.4))
     whole = shapely.union_all([shapely.Polygon(lobe).buffer(0) for lobe in lobes])
-    margin = base * 0.025
-    glass = shapely.box(margin, margin, width - margin, height - margin)
-    return _parts(whole.buffer(base * 0.01).buffer(-base * 0.01).intersection(glass), base**2 * 0.003)
+    whole = whole.buffer(base * 0.01).buffer(-base * 0.01)
+    return _on_glass(_parts(whole, base**2 * 0.003), size_um)
+
+
+def _on_glass(shape: shapely.MultiPolygon, size_um: tuple[float, float]) -> shapely.MultiPolygon:
+    """The specimen moved, and where need be shrunk, so that a margin of 3 % stays free all round."""
+    left, top, right, bottom = shape.bounds
+    room = np.array(size_um) - 0.06 * min(size_um)
+    scale = min(1.0, *(room / (right - left, bottom - top)))
+    middle = np.array([(left + right) / 2, (top + bottom) / 2])
+    half = np.array([right - left, bottom - top]) / 2 * scale
+    margin = 0.03 * min(size_um)
+    there = np.clip(middle, half + margin, np.array(size_um) - half - margin)
+    return shapely.transform(shape, lambda points: (points - middle) * scale + there)
 
 
 def _foci(tissue: shapely.MultiPolygon, rng: np.random.Generator) -> shapely.MultiPolygon:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,9 +16,6 @@ from tfseg.slides.synthetic_tissue import Tissue
 
 COARSE_UM = 1.0
 """Pixel size at which outlines are filled; nuclei and fibres are drawn at the slide's own."""
-
-_FILL_OD = 1 / 102
-"""Optical density of one unit of a fill; equals ``FULL_OD`` / 255."""
 
 _PAD = 48
 """Pixels round a band, so that nuclei need no clipping and blur no border case."""
@@ -84,12 +82,14 @@ class Picture:
         self, tissue: Tissue, nuclei: Library, mpp: float, stain: Stain, scanner: Scanner, rng: np.random.Generator
     ) -> None:
         width, height = (round(side / mpp) for side in tissue.layout.size_um)
-        self.shape = (height, width, 3)
+        self.shape: tuple[int, ...] = (height, width, 3)
         self.dtype = np.dtype(np.uint8)
         self.mpp, self.tissue, self.nuclei, self.scanner = mpp, tissue, nuclei, scanner
         self.colors = _color_table(stain, scanner, rng)
         self.fibres = _fibre_texture(mpp, rng)
-        self.grain = np.clip(128 + 20 * rng.normal(size=(_TEXTURE_PX, _TEXTURE_PX)), 0, 255).astype(np.uint8)
+        self.grain: NDArray[Any] = np.clip(128 + 20 * rng.normal(size=(_TEXTURE_PX, _TEXTURE_PX)), 0, 255).astype(
+            np.uint8
+        )
         self.grain = cv2.GaussianBlur(self.grain, (0, 0), 0.6 * 0.5 / mpp + 0.3)
         noise = np.rint(rng.normal(size=(2 * _TEXTURE_PX, _TEXTURE_PX, 3)) * scanner.noise)
         self.noise_up, self.noise_down = (np.clip(sign * noise, 0, 255).astype(np.uint8) for sign in (1, -1))
@@ -97,7 +97,7 @@ class Picture:
         self.boxes = np.array([[s.outline[:, 1].min(), s.outline[:, 1].max()] for s in tissue.shapes])
         self.seed = int(rng.integers(2**31))
 
-    def tile(self, row0: int, col0: int, height: int, width: int) -> NDArray[np.uint8]:
+    def tile(self, row0: int, col0: int, height: int, width: int) -> NDArray[Any]:
         """Pixels [row0, row0 + height) × [col0, col0 + width), (height, width, 3) uint8."""
         eosin, haematoxylin = self._stains(row0 - _PAD, col0 - _PAD, height + 2 * _PAD, width + 2 * _PAD)
         halo = 6
@@ -110,7 +110,7 @@ class Picture:
         rgb = rgb[halo : halo + height, halo : halo + width]
         return self._with_noise(rgb, row0, col0)
 
-    def _stains(self, top: int, left: int, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _stains(self, top: int, left: int, height: int, width: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Eosin and haematoxylin planes (height, width) uint8 of a padded field."""
         base = self._fills(top, left, height, width)
         eosin, haematoxylin, fibre = cv2.split(base)
@@ -119,12 +119,12 @@ class Picture:
         self._stamp(eosin, haematoxylin, top, left)
         return eosin, haematoxylin
 
-    def _fills(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+    def _fills(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Outlines filled at 1 µm/px and enlarged: (height, width, 3) eosin, haematoxylin, fibre weight."""
         step = COARSE_UM / self.mpp
         row0, col0 = math.floor(top / step) - 2, math.floor(left / step) - 2
         rows, columns = math.ceil(height / step) + 5, math.ceil(width / step) + 5
-        canvas = np.zeros((rows, columns, 3), np.uint8)
+        canvas: NDArray[Any] = np.zeros((rows, columns, 3), np.uint8)
         low, high = row0 * COARSE_UM, (row0 + rows) * COARSE_UM
         origin = np.array([col0 + 0.5, row0 + 0.5])
         for number in np.nonzero((self.boxes[:, 1] >= low) & (self.boxes[:, 0] <= high))[0]:
@@ -137,12 +137,12 @@ class Picture:
         row, column = (top + 0.5) / step - 0.5 - row0, (left + 0.5) / step - 0.5 - col0
         return _enlarge(canvas, (height, width), step, row, column)
 
-    def _field(self, field, row0: float, col0: float, rows: int, columns: int, pixel_um: float) -> NDArray:
+    def _field(self, field, row0: float, col0: float, rows: int, columns: int, pixel_um: float) -> NDArray[Any]:
         """A smooth field at a window of pixels of ``pixel_um``."""
         step = FIELD_UM / pixel_um
         return _enlarge(field, (rows, columns), step, (row0 + 0.5) / step - 0.5, (col0 + 0.5) / step - 0.5)
 
-    def _textured(self, eosin: NDArray, fibre: NDArray, top: int, left: int) -> NDArray[np.uint8]:
+    def _textured(self, eosin: NDArray[Any], fibre: NDArray[Any], top: int, left: int) -> NDArray[Any]:
         """Eosin times fibre pattern where there are fibres, times fine grain elsewhere."""
         height, width = eosin.shape
         plan = self.tissue.layout
@@ -163,7 +163,7 @@ class Picture:
         mixed = cv2.add(cv2.multiply(pattern, fibre, scale=1 / 255), loose)
         return cv2.multiply(eosin, mixed, scale=1 / 128)
 
-    def _stamp(self, eosin: NDArray, haematoxylin: NDArray, top: int, left: int) -> None:
+    def _stamp(self, eosin: NDArray[Any], haematoxylin: NDArray[Any], top: int, left: int) -> None:
         """Nuclei whose whole picture fits into the padded field; the others lie outside the tile."""
         table = self.tissue.nuclei
         height, width = eosin.shape
@@ -183,7 +183,7 @@ class Picture:
             np.maximum(dark, template.haematoxylin, out=dark)
             np.minimum(pink, template.eosin, out=pink)
 
-    def _with_noise(self, rgb: NDArray[np.uint8], row0: int, col0: int) -> NDArray[np.uint8]:
+    def _with_noise(self, rgb: NDArray[Any], row0: int, col0: int) -> NDArray[Any]:
         """Sensor noise: a fixed pattern, moved by a pseudo-random step for every band."""
         height, width = rgb.shape[:2]
         step = np.random.default_rng([self.seed, row0, col0]).integers(0, _TEXTURE_PX, 2)
@@ -191,14 +191,14 @@ class Picture:
         return cv2.subtract(cv2.add(rgb, up), down)
 
 
-def _enlarge(field: NDArray, shape: tuple[int, int], step: float, row: float, column: float) -> NDArray:
+def _enlarge(field: NDArray[Any], shape: tuple[int, int], step: float, row: float, column: float) -> NDArray[Any]:
     """``field`` sampled bilinearly at ``shape`` points 1 / ``step`` apart, the first at (row, column)."""
     matrix = np.array([[1 / step, 0, column], [0, 1 / step, row]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(field, matrix, (shape[1], shape[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _wrapped(texture: NDArray, top: int, left: int, height: int, width: int) -> NDArray:
+def _wrapped(texture: NDArray[Any], top: int, left: int, height: int, width: int) -> NDArray[Any]:
     """A window of a texture repeated without end."""
     rows = np.arange(top, top + height) % texture.shape[0]
     columns = np.arange(left, left + width) % texture.shape[1]
@@ -220,7 +220,7 @@ def _color_table(stain: Stain, scanner: Scanner, rng: np.random.Generator) -> ND
     return (rgb[..., 0] | rgb[..., 1] << 8 | rgb[..., 2] << 16).reshape(-1)
 
 
-def _fibre_texture(mpp: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _fibre_texture(mpp: float, rng: np.random.Generator) -> NDArray[Any]:
     """Periodic pattern of collagen, fibres along the rows: 128 on average, clefts pale."""
     frequency_x = np.fft.rfftfreq(_TEXTURE_PX)[None, :] / mpp
     frequency_y = np.fft.fftfreq(_TEXTURE_PX)[:, None] / mpp
@@ -235,12 +235,12 @@ def _fibre_texture(mpp: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.clip(pattern, 8, 255).astype(np.uint8)
 
 
-def _clouds(tissue: Tissue, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _clouds(tissue: Tissue, rng: np.random.Generator) -> NDArray[Any]:
     """(h, w, 3) uint8 factors · 128 of eosin, haematoxylin and fibre weight."""
     plan = tissue.layout
     shape = plan.depth.shape
     slow = cv2.resize(rng.normal(size=(9, 9)).astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    near = 1 / (1 + np.exp(-(plan.depth + 30 * plan.cells) / 35))
+    near = (1 + np.tanh((plan.depth + 30 * plan.cells) / 70)) / 2
     eosin = 1 + 0.06 * slow + 0.09 * plan.cells - 0.16 * near
     haematoxylin = 1 + 0.06 * slow + 0.4 * near
     factors = np.stack([eosin, haematoxylin, 1 - 0.1 * near], axis=-1)

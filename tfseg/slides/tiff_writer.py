@@ -229,14 +229,16 @@ def _encoder(compression: str, quality: int) -> Encode:
     import imagecodecs
 
     def jpeg(tile: NDArray[Any]) -> bytes:
-        color = {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": "420"} if tile.ndim == 3 else {}
+        color: dict[str, Any] = (
+            {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": "420"} if tile.ndim == 3 else {}
+        )
         return bytes(imagecodecs.jpeg8_encode(tile, level=quality, **color))
 
     def deflate(tile: NDArray[Any]) -> bytes:
-        return bytes(imagecodecs.zlib_encode(tile.data, level=6))
+        return bytes(imagecodecs.zlib_encode(tile.tobytes(), level=6))
 
     def lzw(tile: NDArray[Any]) -> bytes:
-        return bytes(imagecodecs.lzw_encode(tile.data))
+        return bytes(imagecodecs.lzw_encode(tile.tobytes()))
 
     return {"jpeg": jpeg, "deflate": deflate, "lzw": lzw}[compression]
 
