@@ -1,0 +1,236 @@
+"""What a segmentation leaves on disk: pictures that QuPath and OpenSlide open, polygons, an overlay, a summary.
+
+``OUT/<slide name>/`` holds
+
+- ``mask.tiff``: class indices, tiled pyramid with pixel size, coloured; pixels of 2^k level-0 pixels;
+- ``heatmap.tiff``: the classifier's foreground probability · 255, one pixel a patch (where there is a classifier);
+- ``probability.tiff``: foreground probability · 255 on the mask's pixels (on request);
+- ``polygons.geojson`` (or ``.geojson.gz``): outlines in level-0 pixels for QuPath;
+- ``overlay.png``: what to look at first;
+- ``summary.json``: areas, times, settings, versions. It is written last: where it stands, the slide is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from tfseg.files import atomic_path
+from tfseg.infer.fields import Field, MaskTiles, ProbabilityTiles, mask_grid, to_bytes
+from tfseg.infer.overlay import draw_overlay, field_on, png, thumbnail_grid
+from tfseg.infer.polygons import mask_polygons
+from tfseg.infer.slide import Heatmap
+from tfseg.slides.base import Slide
+from tfseg.slides.geojson import PolygonFeature, write_geojson
+from tfseg.slides.rasterise import PixelGrid
+from tfseg.slides.tiff_writer import TileSource, write_pyramid
+from tfseg.slides.tissue import TissueMask
+from tfseg.types import ClassSpec
+
+MASK, HEATMAP, PROBABILITY = "mask.tiff", "heatmap.tiff", "probability.tiff"
+POLYGONS, POLYGONS_GZ, OVERLAY, SUMMARY = "polygons.geojson", "polygons.geojson.gz", "overlay.png", "summary.json"
+OUTPUTS = (MASK, HEATMAP, PROBABILITY, POLYGONS, POLYGONS_GZ, OVERLAY, SUMMARY)
+
+MOST_POLYGON_PX = 2**25
+"""Outlines are taken from a mask of at most this many pixels (16 bytes each); from larger slides, of larger pixels."""
+_BAND_PX = 256
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written, and how.
+
+    Attributes:
+        mask_mpp: µm per mask pixel to come near to; it is the slide's mpp times a power of two.
+        tissue_only: set the mask to class 0 outside tissue.
+        probability: also write probability.tiff.
+        compress_polygons: write polygons.geojson.gz in place of polygons.geojson.
+        min_area_um2: smaller polygons are left out (of the polygons, not of the mask).
+    """
+
+    mask_mpp: float = 4.0
+    tissue_only: bool = False
+    probability: bool = False
+    compress_polygons: bool = False
+    min_area_um2: float = 0.0
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented slide before it is written.
+
+    Attributes:
+        slide: it.
+        field: class probabilities over the slide.
+        classes: of the field's last axis.
+        threshold: probability from which a class is taken.
+        tissue: of the slide.
+        thumbnail: of :func:`tfseg.infer.overlay.thumbnail`.
+        heatmap: the classifier's; None where there was none.
+    """
+
+    slide: Slide
+    field: Field
+    classes: Sequence[ClassSpec]
+    threshold: float
+    tissue: TissueMask
+    thumbnail: NDArray[np.uint8]
+    heatmap: Heatmap | None
+
+    def mask(self, grid: PixelGrid, tissue_only: bool) -> MaskTiles:
+        """Class indices on the pixels of ``grid``."""
+        return MaskTiles(self.field, grid, self.threshold, self.tissue if tissue_only else None)
+
+
+def write_outputs(folder: Path, segmentation: Segmentation, options: OutputOptions) -> dict[str, Any]:
+    """Writes everything but the summary, each file whole or not at all.
+
+    Memory is bounded: the mask is computed in bands and held as a whole only up to ``MOST_POLYGON_PX`` pixels.
+
+    Returns:
+        What the summary says of it: "outputs" (file names), "mask" (mpp, size, classes), "areas_mm2", "polygons".
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    slide = segmentation.slide
+    grid = mask_grid(slide.size, slide.mpp, options.mask_mpp)
+    names = [MASK, POLYGONS_GZ if options.compress_polygons else POLYGONS, OVERLAY]
+    with ThreadPoolExecutor(2, "tfseg-write") as pool:
+        jobs: list[Future[Any]] = [pool.submit(_write_overlay, folder / OVERLAY, segmentation, options)]
+        if segmentation.heatmap is not None:
+            jobs.append(pool.submit(_write_heatmap, folder / HEATMAP, segmentation.heatmap))
+            names.append(HEATMAP)
+        if options.probability:
+            jobs.append(pool.submit(_write_probability, folder / PROBABILITY, segmentation, grid))
+            names.append(PROBABILITY)
+        tally = Tally(segmentation.mask(grid, options.tissue_only), slide, grid)
+        small = grid.width_px * grid.height_px <= MOST_POLYGON_PX
+        mask = render(tally) if small else None
+        colors = {index: spec.color for index, spec in enumerate(segmentation.classes) if index}
+        polygons = pool.submit(_write_polygons, folder / names[1], segmentation, grid, mask, options)
+        write_pyramid(
+            folder / MASK, tally if mask is None else mask, mpp=grid.step_x * slide.mpp, kind="label", colors=colors
+        )
+        for job in jobs:
+            job.result()
+    return {
+        "outputs": names,
+        "mask": {
+            "mpp": grid.step_x * slide.mpp,
+            "size_px": [grid.width_px, grid.height_px],
+            "classes": {str(i): spec.name for i, spec in enumerate(segmentation.classes)},
+        },
+        "areas_mm2": tally.areas_mm2(segmentation),
+        "polygons": polygons.result(),
+    }
+
+
+class Tally:
+    """Passes tiles of class indices on and counts the slide's area of each; each tile must be asked for once."""
+
+    dtype = np.uint8
+
+    def __init__(self, source: MaskTiles, slide: Slide, grid: PixelGrid) -> None:
+        self._source, self.shape = source, source.shape
+        # The last column and row reach past the slide: they count for the part that does not.
+        width, height = slide.size
+        self._across = np.clip(width / grid.step_x - np.arange(grid.width_px), 0, 1)
+        self._down = np.clip(height / grid.step_y - np.arange(grid.height_px), 0, 1)
+        self._pixel_mm2 = grid.step_x * grid.step_y * slide.mpp**2 / 1e6
+        self._counts = np.zeros(256)
+
+    def tile(self, row0: int, col0: int, height: int, width: int) -> NDArray[np.uint8]:
+        labels = self._source.tile(row0, col0, height, width)
+        across, down = self._across[col0 : col0 + width], self._down[row0 : row0 + height]
+        self._counts[0] += across.sum() * down.sum()
+        for index in range(1, int(labels.max()) + 1):
+            count = down @ ((labels == index) @ across)
+            self._counts[index] += count
+            self._counts[0] -= count
+        return labels
+
+    def areas_mm2(self, segmentation: Segmentation) -> dict[str, float]:
+        """Of the slide, its tissue and each class."""
+        slide, tissue = segmentation.slide, segmentation.tissue
+        whole = slide.size[0] * slide.size[1] * slide.mpp**2 / 1e6
+        part = tissue.fraction((0.0, 0.0, float(slide.size[0]), float(slide.size[1])))
+        classes = {s.name: float(self._counts[i] * self._pixel_mm2) for i, s in enumerate(segmentation.classes)}
+        return {name: round(area, 6) for name, area in {"slide": whole, "tissue": whole * part, **classes}.items()}
+
+
+def render(source: TileSource) -> NDArray[np.uint8]:
+    """A tile source as an array, computed band by band."""
+    height, width = source.shape
+    out = np.empty((height, width), np.uint8)
+    for row in range(0, height, _BAND_PX):
+        rows = min(_BAND_PX, height - row)
+        out[row : row + rows] = source.tile(row, 0, rows, width)
+    return out
+
+
+def _write_heatmap(path: Path, heatmap: Heatmap) -> None:
+    mpp = heatmap.grid.stride_px * heatmap.grid.mpp
+    write_pyramid(path, to_bytes(heatmap.foreground), mpp=mpp, kind="heatmap")
+
+
+def _write_probability(path: Path, segmentation: Segmentation, grid: PixelGrid) -> None:
+    source = ProbabilityTiles(segmentation.field, grid)
+    write_pyramid(path, source, mpp=grid.step_x * segmentation.slide.mpp, kind="heatmap")
+
+
+def _write_overlay(path: Path, segmentation: Segmentation, options: OutputOptions) -> None:
+    slide, image = segmentation.slide, segmentation.thumbnail
+    grid = thumbnail_grid(slide.size, image.shape)
+    field = segmentation.field if segmentation.heatmap is None else segmentation.heatmap.field(smooth=False)
+    data = png(
+        draw_overlay(
+            image,
+            render(segmentation.mask(grid, options.tissue_only)),
+            segmentation.classes,
+            grid.step_x * slide.mpp,
+            f"{slide.name}   {slide.size[0]} × {slide.size[1]} px, {slide.mpp:.4g} µm/px ({slide.mpp_source})",
+            field_on(field, grid),
+        )
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _write_polygons(
+    path: Path, segmentation: Segmentation, grid: PixelGrid, mask: NDArray[np.uint8] | None, options: OutputOptions
+) -> int:
+    """Number of polygons written. ``mask`` on ``grid``; None where that is too large to be held."""
+    if mask is None:
+        grid = coarser(grid, segmentation.slide.size, MOST_POLYGON_PX)
+        mask = render(segmentation.mask(grid, options.tissue_only))
+    return write_geojson(path, _features(segmentation, grid, mask, options), segmentation.slide.mpp)
+
+
+def coarser(grid: PixelGrid, slide_size: tuple[int, int], most_px: int) -> PixelGrid:
+    """A grid over the same slide with pixels 2, 4, 8 … times as large, so that it has at most ``most_px`` pixels."""
+    while grid.width_px * grid.height_px > most_px:
+        step = grid.step_x * 2
+        width, height = (int(-(-side // step)) for side in slide_size)
+        grid = PixelGrid(0.0, 0.0, step, step, width, height)
+    return grid
+
+
+def _features(
+    segmentation: Segmentation, grid: PixelGrid, mask: NDArray[np.uint8], options: OutputOptions
+) -> Iterator[PolygonFeature]:
+    slide = segmentation.slide
+    edge = np.array(slide.size, np.float64)
+    step = (grid.step_x, grid.step_y)
+    found = mask_polygons(mask, step, min_area_um2=options.min_area_um2, slide_mpp=slide.mpp)
+    for index, polygon in found:
+        # Pixels of the last column and row reach past the slide; nothing else lies between them and its edge.
+        inside = shapely.transform(polygon, lambda points: np.minimum(points, edge))
+        yield PolygonFeature(inside, segmentation.classes[index].name, segmentation.classes[index].color)
