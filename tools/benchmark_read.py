@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--patch-px", type=int, default=256)
     parser.add_argument("--level", type=int, default=1)
+    parser.add_argument("--size-px", type=int, default=8192, help="side of the synthetic slide")
     arguments = vars(parser.parse_args())
     read_benchmark(arguments.pop("slide"), **arguments)
 
