@@ -82,6 +82,12 @@ class SegmentReport:
     skipped: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def raise_failures(self) -> None:
+        """Raises TfsegError that names every slide that failed, and why."""
+        if self.failures:
+            lines = "\n".join(f"  {name}: {reason}" for name, reason in self.failures.items())
+            raise TfsegError(f"{len(self.failures)} slides could not be segmented:\n{lines}")
+
 
 def segment_slide(
     source: str | Path | Slide,
