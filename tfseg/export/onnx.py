@@ -1,0 +1,220 @@
+"""Keras network → ONNX, compared with Keras before it is kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tfseg.export.check_fast import check_fast
+from tfseg.export.gate import TissueGate, with_gate
+from tfseg.export.pads import explicit_pads
+from tfseg.files import atomic_path, write_json
+from tfseg.models import build, load
+from tfseg.models.blocks import float32_policy
+from tfseg.types import ExportError, InputSpec, ModelSpec
+
+OPSETS = {"default": 17, "fast": 13}
+"""Profile → ONNX opset. FAST's OpenVINO 2022.3 is safe up to 17; 13 is what its authors' own models use."""
+
+FILES = {"default": ("model.onnx", "config.json"), "fast": ("model_fast.onnx", "model_fast.json")}
+"""Profile → names of the network and of its ModelSpec. The fast profile has names of its own for inputs and outputs."""
+
+PARITY = 1e-4
+"""Largest difference of a probability between Keras and ONNX Runtime."""
+
+
+def export_onnx(
+    folder: str | Path,
+    profile: str = "default",
+    out: str | Path | None = None,
+    pictures: Sequence[NDArray[np.uint8]] | None = None,
+    heads: bool | None = None,
+    gate: TissueGate | None = None,
+) -> Path:
+    """Writes a trained network as ONNX, with its ModelSpec beside it.
+
+    Inputs and outputs are float32, NHWC, of fixed height and width and any batch size, softmax inside. A network
+    trained in mixed precision is exported in float32. Before the file gets its name, ONNX Runtime's probabilities are
+    compared with those of Keras.
+
+    Args:
+        folder: model.keras and config.json, as ``tfseg.models.save`` writes them.
+        profile: "default": opset 17, names of the spec, all outputs. "fast": for FAST and FastPathology: opset 13,
+            explicit pads, inputs ``input_0_image``, ``input_1_heatmap`` and outputs ``output_0_segmentation``, … so
+            that the alphabet (by which FAST numbers its ports) is the order, the main output only.
+        out: the ONNX file; ``folder``/model.onnx or ``folder``/model_fast.onnx by default.
+        pictures: real pictures, uint8 (h, w, 3) of any size, on which to compare; a generated H&E-like one by default.
+        heads: whether to write the deep-supervision outputs too; the profile's way by default.
+        gate: of a classifier: the tissue test to build into the network (the fast profile of a cascade has one).
+
+    Returns:
+        Path of the ONNX file. The spec is config.json (default) or model_fast.json (fast) in the same folder.
+
+    Raises:
+        ModelError: the folder holds no network.
+        ExportError: the network cannot be converted, FAST could not run it, or probabilities differ by more than 1e-4.
+    """
+    if profile not in OPSETS:
+        raise ExportError(f"profile: unknown {profile!r}. Known: {', '.join(OPSETS)}.")
+    folder = Path(folder)
+    model, spec = load(folder)
+    model = in_float32(model, spec)
+    if gate is not None:
+        model = with_gate(model, spec, gate)
+        spec = replace(spec, provenance={**spec.provenance, "tissue_gate": asdict(gate)})
+    keep_heads = profile == "default" if heads is None else heads
+    keras_names = spec.outputs if keep_heads else spec.outputs[:1]
+    named = fast_names(replace(spec, outputs=keras_names)) if profile == "fast" else replace(spec, outputs=keras_names)
+    network = convert(model, spec, keras_names, named, OPSETS[profile])
+    file_name, spec_name = FILES[profile]
+    target = folder / file_name if out is None else Path(out)
+    with atomic_path(target) as temporary:
+        onnx.save(network, str(temporary))
+        if profile == "fast":
+            check_fast(temporary)
+        _compare(model, temporary, spec, keras_names, pictures or [he_picture(512, 512)], target)
+    if not (keep_heads and target.parent.resolve() == folder.resolve() and profile == "default"):
+        write_json(target.parent / spec_name, named.to_dict())
+    return target
+
+
+def in_float32(model: keras.Model, spec: ModelSpec) -> keras.Model:
+    """The same network and weights, computing in float32 throughout; ``model`` itself where it does already."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+    with float32_policy():
+        clean = build(spec)
+    clean.set_weights(model.get_weights())
+    return clean
+
+
+def fast_names(spec: ModelSpec) -> ModelSpec:
+    """The spec with names whose alphabetical order is their order: ``input_0_image``, ``output_0_segmentation``, …"""
+    digits = len(str(max(len(spec.inputs), len(spec.outputs)) - 1))
+    inputs = tuple(replace(one, name=f"input_{n:0{digits}}_{one.name}") for n, one in enumerate(spec.inputs))
+    return replace(spec, inputs=inputs, outputs=tuple(f"output_{n:0{digits}}_{o}" for n, o in enumerate(spec.outputs)))
+
+
+def convert(
+    model: keras.Model, spec: ModelSpec, keras_outputs: Sequence[str], named: ModelSpec, opset: int
+) -> onnx.ModelProto:
+    """Keras → frozen graph → ONNX with the names of ``named``.
+
+    The variables are frozen into constants first: tf2onnx would otherwise make inputs of some of them (the
+    normalisation layers of ``keras.applications``).
+
+    Args:
+        model: takes a dict of inputs, returns a dict of outputs.
+        spec: of the model.
+        keras_outputs: the outputs to keep, in order.
+        named: its inputs and outputs give the ONNX names, in the same order.
+        opset: of the ONNX file.
+
+    Raises:
+        ExportError: tf2onnx cannot convert it.
+    """
+    import tensorflow as tf
+    import tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    names = [one.name for one in spec.inputs]
+    signature = [tf.TensorSpec((None, *one.size_px, one.channels), tf.float32, name=one.name) for one in spec.inputs]
+
+    @tf.function(input_signature=signature)
+    def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        result = model(dict(zip(names, tensors, strict=True)), training=False)
+        return [result[output] for output in keras_outputs]
+
+    frozen = convert_variables_to_constants_v2(forward.get_concrete_function(), lower_control_flow=False)
+    # Nested functions of the same tensor would share one name, so order, not name, tells the outputs apart.
+    inputs, outputs = [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    try:
+        network, _ = tf2onnx.convert.from_graph_def(
+            frozen.graph.as_graph_def(), name=spec.name, input_names=inputs, output_names=outputs, opset=opset
+        )
+    except Exception as error:  # tf2onnx raises whatever it stumbles over
+        raise ExportError(f"{spec.name}: tf2onnx cannot convert {spec.architecture} at opset {opset}. {error}") from error
+    network = explicit_pads(network)
+    renamed = dict(zip([*inputs, *outputs], [*(i.name for i in named.inputs), *named.outputs], strict=True))
+    _rename(network.graph, renamed)
+    for value in (*network.graph.input, *network.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return network
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Renames tensors; keeps inputs and outputs in the order of ``names``."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    order = list(names.values())
+    for values in (graph.input, graph.output):
+        for value in values:
+            value.name = names.get(value.name, value.name)
+        ordered = sorted(values, key=lambda value: order.index(value.name))
+        del values[:]
+        values.extend(ordered)
+    del graph.value_info[:]
+
+
+def _compare(
+    model: keras.Model,
+    path: Path,
+    spec: ModelSpec,
+    outputs: Sequence[str],
+    pictures: Sequence[NDArray[np.uint8]],
+    target: Path,
+) -> None:
+    """Raises ExportError unless Keras and ONNX Runtime agree on every picture."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for number, picture in enumerate(pictures):
+        arrays = [_input_array(one, picture, number) for one in spec.inputs]
+        expected = model({i.name: a for i, a in zip(spec.inputs, arrays, strict=True)}, training=False)
+        feed = {i.name: a for i, a in zip(session.get_inputs(), arrays, strict=True)}
+        for output, got in zip(outputs, session.run(None, feed), strict=True):
+            difference = float(np.max(np.abs(keras.ops.convert_to_numpy(expected[output]) - got)))
+            if not difference <= PARITY:
+                raise ExportError(
+                    f"{target}: ONNX Runtime differs from Keras by {difference:.2g} in {output!r} on picture {number}, "
+                    f"more than {PARITY:g}. Nothing was written. NaN means that the network itself gives NaN: check its "
+                    "training."
+                )
+
+
+def _input_array(spec: InputSpec, picture: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
+    """The picture, repeated or cropped to the input's size, or a smooth random heatmap: (1, H, W, channels)."""
+    height, width = spec.size_px
+    if spec.kind == "heatmap":
+        y, x = np.mgrid[:height, :width] / 32.0
+        wave = 0.5 + 0.5 * np.sin(x + seed) * np.cos(y + 0.7 * seed)
+        return np.repeat(wave[None, :, :, None], spec.channels, axis=3).astype(np.float32)
+    repeats = (math.ceil(height / picture.shape[0]), math.ceil(width / picture.shape[1]), 1)
+    return np.tile(picture, repeats)[None, :height, :width].astype(np.float32)
+
+
+def he_picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture in the colours of haematoxylin and eosin: dark round nuclei on pink, glass in one corner.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.array([225.0, 165.0, 195.0]) + 15 * np.sin(x / 23)[..., None] + random.normal(0, 6, (height, width, 1))
+    for _ in range(height * width // 1500):
+        centre, radius = random.uniform((0, 0), (height, width)), random.uniform(4, 9)
+        inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+        image[inside] = (95, 60, 140) + random.normal(0, 8, 3)
+    image[x + y < min(height, width) // 3] = 243
+    return image.clip(0, 255).astype(np.uint8)
