@@ -1,122 +1,306 @@
-"""The ``tfseg`` command: index, train, segment, evaluate, export, models, demo.
+"""The ``tfseg`` command.
 
-Each command imports what it needs when it runs, so that ``--help`` answers at once. (No ``from __future__ import
-annotations`` here: tyro reads the evaluated annotations of the functions that ``_command`` modules build.)
+Each command is made by a function that imports what it needs, so that the others, and ``tfseg --help``, answer at once.
+(No ``from __future__ import annotations`` here: tyro reads the evaluated annotations of the inner functions.)
 """
 
+import contextlib
+import dataclasses
 import difflib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 import tfseg
-from tfseg.types import TfsegError
+from tfseg.types import CascadeSpec, ModelError, TfsegError
 
-Paths = tyro.conf.Positional[tuple[Path, ...]]
-OnePath = tyro.conf.Positional[Path]
+Command = Callable[..., int | None]
 
 
-def index(
-    cohort: OnePath,
-    /,
-    out: Path,
-    patch_px: int = 256,
-    stride_px: int = 256,
-    mpp: float = 1.0,
-    min_tissue: float = 0.25,
-    min_foreground: float = 0.25,
-    workers: int = 2,
-    skip_broken: bool = False,
-) -> int:
-    """Finds tissue on every slide of a cohort, tiles it and labels the patches.
-
-    Writes patches.parquet, summary.csv, index.json and a picture per slide. Run again after a stop: finished slides
-    are not done twice.
-
-    Args:
-        cohort: manifest CSV with the columns slide, annotation, split and any others (grade, stain, scanner …).
-        out: folder of the index.
-        patch_px: side of a patch, pixels at `mpp`.
-        stride_px: step between patches, pixels at `mpp`.
-        mpp: pixel size of the patches, µm/px; 1.0 is 10x.
-        min_tissue: patches need more than this fraction of tissue.
-        min_foreground: tumour patches need more than this fraction of tumour; those between 0 and it are dropped.
-        workers: slides at a time.
-        skip_broken: leave unreadable slides out, naming them, instead of stopping.
-    """
+def _index() -> Command:
     from tfseg.data.cohort import Cohort
     from tfseg.data.index import IndexConfig, build_index
+    from tfseg.slides.class_table import ClassTable
 
-    config = IndexConfig(
-        patch_px=patch_px, stride_px=stride_px, mpp=mpp, min_tissue=min_tissue, min_foreground=min_foreground
-    )
-    build_index(Cohort.read(cohort), config, out, workers=workers, skip_broken=skip_broken)
-    print((out / "summary.csv").read_text(encoding="utf-8"))
-    print(f"index: {out}")
-    return 0
+    def index(
+        cohort: Positional[Path],
+        /,
+        out: Path,
+        config: OmitArgPrefixes[IndexConfig] = IndexConfig(),  # noqa: B008
+        map: tuple[str, ...] = (),
+        workers: int = 2,
+        skip_broken: bool = False,
+    ) -> None:
+        """Finds tissue on every slide of a cohort, tiles it and labels the patches.
 
+        Writes patches.parquet, summary.csv, index.json and a picture per slide. Run again after a stop: finished
+        slides are not done twice.
 
-def models(*, json_: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
-    """Lists every registered model with its parameters, counted by building it at its paper's settings.
+        Args:
+            cohort: manifest CSV with the columns slide, annotation, split and any others (grade, stain, mpp …).
+            out: folder of the index.
+            config: how patches are found.
+            map: names in annotation files that mean a class, as NAME=CLASS, or NAME=ignore, NAME=skip.
+            workers: slides at a time.
+            skip_broken: leave unreadable slides out, naming them, instead of stopping.
+        """
+        classes = ClassTable.h2g().with_aliases(map)
+        built = build_index(Cohort.read(cohort), config, out, classes=classes, workers=workers, skip_broken=skip_broken)
+        print(built.summary.to_string(index=False))
+        print(f"index: {out}  (patches.parquet, summary.csv, overview/)")
 
-    Args:
-        json_: print JSON instead of a table.
-    """
-    from tfseg.models import table
-
-    rows = table()
-    if json_:
-        print(json.dumps(rows, indent=2))
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("model", "total", "trainable", "paper", "structure")
-    for row in rows:
-        shown.add_row(row["name"], f"{row['total']:,}", f"{row['trainable']:,}", row["paper"], row["structure"])
-    Console().print(shown)
-    return 0
-
-
-def demo(out: Path = Path("runs/demo"), workers: int = 2, seed: int = 0) -> int:
-    """Makes a small synthetic cohort and takes H2G-Net the whole way: index, train, segment, evaluate, export.
-
-    Args:
-        out: folder of everything the demo writes.
-        workers: processes that write and index slides.
-        seed: one seed for cohort, sampling and weights.
-    """
-    from tfseg.demo import run_demo
-
-    run_demo(out, workers=workers, seed=seed)
-    return 0
+    return index
 
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "index": index,
-    "models": models,
-    "demo": demo,
+def _train() -> Command:
+    with _quiet_stderr():
+        import tensorflow  # noqa: F401
+
+    from tfseg.data.cohort import Cohort
+    from tfseg.data.index import PatchIndex
+    from tfseg.train.cascade import train_cascade
+    from tfseg.train.classifier import ClassifierSettings
+    from tfseg.train.clustering import ClusterSettings
+    from tfseg.train.refinement import RefinementSettings
+
+    def train(
+        cohort: Positional[Path],
+        /,
+        index: Path,
+        out: Path,
+        stages: Literal["both", "classifier", "refinement"] = "both",
+        clustering: bool = False,
+        augment: bool = True,
+        classifier: ClassifierSettings = ClassifierSettings(clustering=ClusterSettings()),  # noqa: B008
+        refinement: RefinementSettings = RefinementSettings(),  # noqa: B008
+        name: str = "h2g_net",
+        workers: int = 2,
+    ) -> None:
+        """Trains the patch classifier and the refinement network; writes the folder that `tfseg segment` takes.
+
+        Settings default to the H2G-Net paper's. Run again after a stop: it goes on at the last saved step.
+
+        Args:
+            cohort: manifest CSV, the one that was indexed.
+            index: folder that `tfseg index` wrote.
+            out: run folder: classifier/, heatmaps/, refinement/ and model/.
+            stages: "classifier" stops after stage one; "refinement" trains a network that sees the whole slide alone
+                (give --refinement.architecture unet_lr).
+            clustering: weigh the classifier's loss by clusters of tissue (k-means on features of the patches).
+            augment: augment patches and slides.
+            classifier: stage one.
+            refinement: stage two.
+            name: of the cascade.
+            workers: slides at a time, for heatmaps.
+        """
+        first = dataclasses.replace(classifier, clustering=classifier.clustering if clustering else None)
+        second = refinement
+        if not augment:
+            first, second = dataclasses.replace(first, augment=None), dataclasses.replace(second, augment=None)
+        if stages == "refinement" and refinement.architecture != "unet_lr":
+            raise ModelError(
+                f"--stages refinement trains a network without heatmaps; {refinement.architecture} needs them. "
+                "Give --refinement.architecture unet_lr, or train both stages."
+            )
+        model = train_cascade(
+            Cohort.read(cohort),
+            PatchIndex.load(index),
+            out,
+            None if stages == "refinement" else first,
+            None if stages == "classifier" else second,
+            name=name,
+            workers=workers,
+        )
+        print(f"model: {model}  (tfseg segment SLIDE --model {model} --out DIR)")
+
+    return train
+
+
+def _segment() -> Command:
+    from tfseg.infer.cascade import SegmentOptions, segment_slides
+
+    def segment(
+        slides: Positional[tuple[Path, ...]],
+        /,
+        model: Path,
+        out: Path,
+        options: OmitArgPrefixes[SegmentOptions] = SegmentOptions(progress=True),  # noqa: B008
+    ) -> int:
+        """Segments whole slides: heatmap and mask as pyramidal TIFF, polygons for QuPath, overlay, summary.
+
+        Run again after a stop: finished slides are skipped and a started one goes on. A slide that cannot be done is
+        named, the rest are done, and the exit code is 1.
+
+        Args:
+            slides: slides or pictures.
+            model: folder that `tfseg train` wrote.
+            out: gets a folder a slide.
+            options: how.
+        """
+        if not slides:
+            raise TfsegError("segment: no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
+        report = segment_slides(slides, model, out, options)
+        for name, reason in report.failures.items():
+            print(f"tfseg segment: {name}: {reason}", file=sys.stderr)
+        return 1 if report.failures else 0
+
+    return segment
+
+
+def _evaluate() -> Command:
+    from tfseg.data.cohort import Cohort
+    from tfseg.evaluation import evaluate_cohort
+    from tfseg.slides.class_table import ClassTable
+
+    def evaluate(
+        cohort: Positional[Path],
+        /,
+        segmentations: tuple[Path, ...],
+        out: Path,
+        split: str = "test",
+        by: tuple[str, ...] = ("grade",),
+        map: tuple[str, ...] = (),
+        within_tissue: bool = False,
+    ) -> None:
+        """Compares segmentations with the annotations of a cohort: scores per slide, tables, box plots, Tukey's test.
+
+        Args:
+            cohort: manifest CSV.
+            segmentations: folders that `tfseg segment --out` wrote, one a design; the folder's name names the design.
+            out: gets scores.csv, summary.csv, summary.md, boxes*.png and, for two designs or more, tukey.csv.
+            split: the slides of this split are compared.
+            by: columns of the manifest to group by.
+            map: names in annotation files that mean a class, as NAME=CLASS.
+            within_tissue: compare within tissue alone.
+        """
+        classes = ClassTable.h2g().with_aliases(map)
+        designs = {folder.name: folder for folder in segmentations}
+        if len(designs) < len(segmentations):
+            raise TfsegError("evaluate: two folders have the same name, which names the design. Rename one.")
+        evaluate_cohort(Cohort.read(cohort).split(split), designs, out, by, classes, within_tissue)
+        print((out / "summary.md").read_text(encoding="utf-8"))
+        print(f"scores: {out}")
+
+    return evaluate
+
+
+def _export() -> Command:
+    with _quiet_stderr():
+        import tensorflow  # noqa: F401
+
+    from tfseg.export.fast import export_cascade
+    from tfseg.export.onnx import export_onnx
+
+    def export(
+        model: Positional[Path],
+        /,
+        profile: Literal["default", "fast"] = "fast",
+        engine: Literal["OpenVINO", "ONNXRuntime", "TensorRT"] = "OpenVINO",
+    ) -> None:
+        """Exports the networks of a cascade, or a single one, to ONNX, and the cascade to FAST text pipelines.
+
+        Args:
+            model: model or cascade folder.
+            profile: "default" writes model.onnx, for ONNX Runtime and `tfseg segment`; "fast" also writes
+                model_fast.onnx, free of operators that FAST's OpenVINO gets wrong, and the pipelines for
+                FastPathology and for running without a screen.
+            engine: of FAST, in the pipelines.
+        """
+        spec = CascadeSpec.load(model)
+        if profile == "fast":
+            written = export_cascade(model, engine)
+        else:
+            written = [export_onnx(model / part) for part in (spec.classifier, spec.refinement) if part is not None]
+        print(*written, sep="\n")
+
+    return export
+
+
+def _models() -> Command:
+    with _quiet_stderr():
+        from tfseg.models import table
+
+    def models(*, json_: Annotated[bool, arg(name="json")] = False) -> None:
+        """Lists every registered model with its parameters, counted by building it at its paper's settings.
+
+        Args:
+            json_: print JSON instead of a table.
+        """
+        rows = table()
+        if json_:
+            print(json.dumps(rows, indent=2))
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = Table("model", "total", "trainable", "structure", "paper")
+        for row in rows:
+            shown.add_row(row["name"], f"{row['total']:,}", f"{row['trainable']:,}", row["structure"], row["paper"])
+        Console().print(shown)
+
+    return models
+
+
+def _demo() -> Command:
+    with _quiet_stderr():
+        from tfseg.demo import run_demo
+
+    def demo(out: Path = Path("runs/demo"), workers: int = 2, seed: int = 0) -> None:
+        """Makes a small synthetic cohort and takes H2G-Net the whole way: index, train, segment, evaluate, export.
+
+        Args:
+            out: folder of everything the demo writes.
+            workers: processes that write and index slides.
+            seed: one seed for cohort, sampling and weights.
+        """
+        run_demo(out, workers=workers, seed=seed)
+
+    return demo
+
+
+COMMANDS: dict[str, tuple[str, Callable[[], Command]]] = {
+    "index": ("find tissue, tile it, label patches", _index),
+    "train": ("train classifier and refinement network", _train),
+    "segment": ("segment whole slides", _segment),
+    "evaluate": ("compare segmentations with annotations", _evaluate),
+    "export": ("write ONNX and FAST text pipelines", _export),
+    "models": ("list the registered models and their parameters", _models),
+    "demo": ("all of it on synthetic slides, in minutes", _demo),
 }
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hides what TensorFlow's C++ side prints while it is imported; a failing import still raises."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"tfseg {tfseg.__version__}: from annotated slides to a measured, deployed model", ""]
     lines += ["usage: tfseg COMMAND [options]     (tfseg COMMAND --help for its options)", ""]
-    lines += [f"  {name:<{width}}  {(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()]
+    lines += [f"  {name:<{width}}  {what}" for name, (what, _) in COMMANDS.items()]
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 well, 1 an error that the message explains, 2 wrong usage, 130 Ctrl-C."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     logging.captureWarnings(True)
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -128,12 +312,12 @@ def main(argv: list[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        print(
-            f"tfseg: no command {name!r}{f', did you mean {near[0]!r}?' if near else ''}\n\n{_usage()}", file=sys.stderr
-        )
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        print(f"tfseg: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     try:
-        return tyro.cli(COMMANDS[name], args=rest, prog=f"tfseg {name}") or 0
+        command = COMMANDS[name][1]()
+        return tyro.cli(command, args=rest, prog=f"tfseg {name}", config=(tyro.conf.AvoidSubcommands,)) or 0
     except TfsegError as error:
         print(f"tfseg {name}: {error}", file=sys.stderr)
         return 1

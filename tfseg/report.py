@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tfseg.data.cohort import CohortRow
 from tfseg.files import write_text
+from tfseg.slides.annotations import load_annotation
+from tfseg.slides.base import Slide, open_slide
+from tfseg.slides.label_raster import LabelRaster
+from tfseg.slides.rasterise import PixelGrid
+
+PICTURE_PX = 560
+"""Longer side of the pictures of :func:`slide_pictures`."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -107,3 +115,47 @@ def _relative(path: Path, folder: Path) -> str:
         return path.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
         return str(path)
+
+
+def slide_pictures(row: CohortRow, folder: Path) -> dict[str, np.ndarray]:
+    """Slide, heatmap, segmentation and ground truth of a slide, each at most ``PICTURE_PX`` a side.
+
+    Args:
+        row: the slide and its annotation.
+        folder: what ``tfseg segment`` wrote for it.
+    """
+    import cv2
+
+    with open_slide(row.slide, mpp=row.mpp) as slide:
+        width, height = slide.size
+        step = max(slide.size) / PICTURE_PX
+        shape = (round(height / step), round(width / step))
+        image = slide.fit(shape)
+        grid = PixelGrid(0.0, 0.0, width / shape[1], height / shape[0], shape[1], shape[0])
+        truth = load_annotation(row.annotation or "", slide).labels_on(grid)
+        found, heat = (_raster(folder / name, slide, grid) for name in ("mask.tiff", "heatmap.tiff"))
+    heat = cv2.applyColorMap(heat, cv2.COLORMAP_JET)
+    return {
+        "slide": image,
+        "heatmap": cv2.addWeighted(image, 0.5, np.ascontiguousarray(heat[..., ::-1]), 0.5, 0),
+        "segmentation": tint(image, found == 1, (200, 0, 0)),
+        "ground truth": tint(image, truth == 1, (0, 130, 0)),
+    }
+
+
+def _raster(path: Path, slide: Slide, grid: PixelGrid) -> np.ndarray:
+    raster = LabelRaster(path, slide.size, slide.mpp)
+    try:
+        return raster.read(grid)
+    finally:
+        raster.close()
+
+
+def tint(image: np.ndarray, region: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """The picture with a region in half-transparent colour and its outline."""
+    import cv2
+
+    shown = image.copy()
+    shown[region] = (0.6 * image[region] + 0.4 * np.asarray(color)).astype(np.uint8)
+    outlines, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(shown, outlines, -1, color, 2)

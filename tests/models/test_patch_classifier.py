@@ -70,3 +70,11 @@ def test_imagenet_weights_give_the_features_of_keras_applications(shared_data):
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
     features = keras.Model(model.input, model.get_layer("pool").output)
     np.testing.assert_allclose(features({"image": image}), reference(image / 127.5 - 1), atol=1e-4)
+
+
+def test_frozen_batch_norm_keeps_the_trunk_as_loaded_and_the_head_trainable():
+    model = patch_classifier(size_px=32, alpha=0.35, freeze_batch_norm=True)
+    image = {"image": np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")}
+    trunk = keras.Model(model.input, model.get_layer("pool").output)
+    np.testing.assert_allclose(trunk(image, training=True), trunk(image, training=False), atol=1e-6)
+    assert model.get_layer("hidden_bn").trainable and len(model.trainable_variables) < len(model.variables) / 2

@@ -28,6 +28,7 @@ def patch_classifier(
     weights: str | Path | None = None,
     alpha: float = 1.0,
     batch_norm_momentum: float = 0.99,
+    freeze_batch_norm: bool = False,
 ) -> keras.Model:
     """Classifier of square patches; H2G-Net section 2.3 (Mob-PW on MobileNetV2, Inc-PW on InceptionV3).
 
@@ -44,6 +45,9 @@ def patch_classifier(
         batch_norm_momentum: of the backbone's moving statistics. ``keras.applications`` builds MobileNetV2 with 0.999,
             under which they still hold a third of their first value after 1000 steps, so that a network trained
             briefly is good in training mode and wrong in inference. 0.99 forgets it in a few hundred steps.
+        freeze_batch_norm: keep the backbone's batch norms as loaded, in inference mode. Wanted where batches are small,
+            and needed for weights whose statistics were folded into the convolutions: normalising by the batch would
+            undo what they learned.
 
     Returns:
         Model from {"image": (B, H, W, 3) float32 RGB in 0..255} to {"probabilities": (B, C) float32}.
@@ -62,7 +66,7 @@ def patch_classifier(
     network = BACKBONES[backbone]
     arguments = {"alpha": alpha} if backbone == "mobilenetv2" else {}
     trunk = network(include_top=False, weights=None, input_tensor=x, **arguments)
-    _name_and_soften(trunk, batch_norm_momentum)
+    _name_and_soften(trunk, batch_norm_momentum, freeze_batch_norm)
     if weights is not None:
         load_trunk_weights(trunk, network, {"input_shape": (*size, 3), **arguments}, weights)
     x = layers.GlobalAveragePooling2D(name="pool")(trunk.layers[-1].output)
@@ -81,9 +85,10 @@ def mobilenetv2_classifier(
     weights: str | Path | None = None,
     alpha: float = 1.0,
     batch_norm_momentum: float = 0.99,
+    freeze_batch_norm: bool = False,
 ) -> keras.Model:
     """:func:`patch_classifier` on MobileNetV2. Differs from the paper in: what is said there."""
-    return patch_classifier("mobilenetv2", num_classes, size_px, weights, alpha, batch_norm_momentum)
+    return patch_classifier("mobilenetv2", num_classes, size_px, weights, alpha, batch_norm_momentum, freeze_batch_norm)
 
 
 def inceptionv3_classifier(
@@ -91,9 +96,10 @@ def inceptionv3_classifier(
     size_px: int | tuple[int, int] = 256,
     weights: str | Path | None = None,
     batch_norm_momentum: float = 0.99,
+    freeze_batch_norm: bool = False,
 ) -> keras.Model:
     """:func:`patch_classifier` on InceptionV3. Differs from the paper in: what is said there."""
-    return patch_classifier("inceptionv3", num_classes, size_px, weights, 1.0, batch_norm_momentum)
+    return patch_classifier("inceptionv3", num_classes, size_px, weights, 1.0, batch_norm_momentum, freeze_batch_norm)
 
 
 def _checked_size(backbone: str, size_px: int | tuple[int, int]) -> tuple[int, int]:
@@ -108,12 +114,12 @@ def _checked_size(backbone: str, size_px: int | tuple[int, int]) -> tuple[int, i
     return size
 
 
-def _name_and_soften(trunk: keras.Model, momentum: float) -> None:
-    """Sets the batch norms' momentum, and names that Keras counts up per process to names that depend on nothing."""
+def _name_and_soften(trunk: keras.Model, momentum: float, frozen: bool) -> None:
+    """Sets the batch norms' momentum and whether they train; gives layers names that no counter of Keras decides."""
     counts: dict[str, int] = {}
     for layer in trunk.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = momentum
+            layer.momentum, layer.trainable = momentum, not frozen
         counted = _COUNTED_NAME.fullmatch(layer.name)
         if counted:
             kind = counted[1]
