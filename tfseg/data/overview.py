@@ -64,7 +64,7 @@ def draw_overview(
     for x, y, index in zip(patches["x"], patches["y"], patches["class_index"], strict=True):
         start = (round(x * scale - half), round(y * scale - half))
         end = (round(x * scale + half), round(y * scale + half))
-        cv2.rectangle(image, start, end, _color(int(index), classes), 1, cv2.LINE_8)
+        cv2.rectangle(image, start, end, _color(int(index), classes), 2, cv2.LINE_8)
     return np.concatenate([image, _legend(image.shape[1], slide, patches, classes)])
 
 
