@@ -14,6 +14,7 @@ from tfseg.data.cohort import CohortRow
 from tfseg.files import write_text
 from tfseg.slides.annotations import load_annotation
 from tfseg.slides.base import Slide, open_slide
+from tfseg.slides.class_table import ClassTable
 from tfseg.slides.label_raster import LabelRaster
 from tfseg.slides.rasterise import PixelGrid
 
@@ -117,12 +118,13 @@ def _relative(path: Path, folder: Path) -> str:
         return str(path)
 
 
-def slide_pictures(row: CohortRow, folder: Path) -> dict[str, np.ndarray]:
+def slide_pictures(row: CohortRow, folder: Path, classes: ClassTable | None = None) -> dict[str, np.ndarray]:
     """Slide, heatmap, segmentation and ground truth of a slide, each at most ``PICTURE_PX`` a side.
 
     Args:
         row: the slide and its annotation.
         folder: what ``tfseg segment`` wrote for it.
+        classes: of the annotation; None takes :meth:`ClassTable.h2g`.
     """
     import cv2
 
@@ -132,7 +134,7 @@ def slide_pictures(row: CohortRow, folder: Path) -> dict[str, np.ndarray]:
         shape = (round(height / step), round(width / step))
         image = slide.fit(shape)
         grid = PixelGrid(0.0, 0.0, width / shape[1], height / shape[0], shape[1], shape[0])
-        truth = load_annotation(row.annotation or "", slide).labels_on(grid)
+        truth = load_annotation(row.annotation or "", slide, classes).labels_on(grid)
         found, heat = (_raster(folder / name, slide, grid) for name in ("mask.tiff", "heatmap.tiff"))
     heat = cv2.applyColorMap(heat, cv2.COLORMAP_JET)
     return {

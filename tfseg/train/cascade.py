@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import PatchIndex
 from tfseg.export.onnx import export_onnx
+from tfseg.slides.class_table import ClassTable
 from tfseg.train.classifier import ClassifierSettings, train_classifier
 from tfseg.train.refinement import RefinementSettings, train_refinement, write_cascade
 from tfseg.train.refinement_data import SampleSettings, make_samples
@@ -23,6 +23,7 @@ def train_cascade(
     *,
     name: str = "h2g_net",
     classifier_folder: str | Path | None = None,
+    classes: ClassTable | None = None,
     workers: int = 2,
 ) -> Path:
     """Trains what is asked for and writes the folder that ``tfseg segment`` takes.
@@ -38,6 +39,7 @@ def train_cascade(
         name: of the cascade.
         classifier_folder: where stage one lies, so that several refinement networks share one; None is
             ``out/classifier``.
+        classes: of the annotations; None takes :meth:`ClassTable.h2g`.
         workers: slides at a time, for heatmaps.
 
     Returns:
@@ -58,9 +60,14 @@ def train_cascade(
     if refinement is not None:
         second = out / "refinement"
         heatmaps = first.parent / "heatmaps" if first else out / "slides"
-        settings = SampleSettings(refinement.size_px, index.config.tissue, index.config.min_tissue, workers=workers)
-        if first:
-            settings = dataclasses.replace(settings, engine="onnxruntime")
+        settings = SampleSettings(
+            size_px=refinement.size_px,
+            tissue=index.config.tissue,
+            min_tissue=index.config.min_tissue,
+            classes=classes or ClassTable.h2g(),
+            engine="onnxruntime",
+            workers=workers,
+        )
         samples, validation = (make_samples(cohort.split(s), heatmaps, settings, first) for s in ("train", "val"))
         train_refinement(samples, validation, second, refinement)
         export_onnx(second)

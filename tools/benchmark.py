@@ -1,0 +1,23 @@
+"""Speed, as ratios against a peer or a raw limit measured in the same run.
+
+    python tools/benchmark.py read       # patches a second of the training pipeline, beside a bare OpenSlide loop
+    python tools/benchmark.py segment    # a whole `tfseg segment`, beside ONNX Runtime alone and beside FAST
+"""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+from benchmark_read import read_benchmark
+from benchmark_segment import segment_benchmark
+
+from tfseg.types import TfsegError
+
+if __name__ == "__main__":
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"read": read_benchmark, "segment": segment_benchmark}, description=__doc__, sort_subcommands=False
+        )
+    except TfsegError as error:
+        sys.exit(f"benchmark: {error}")
