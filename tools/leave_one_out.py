@@ -1,10 +1,10 @@
 """Leaves one picture out in turn: trains the patch classifier on the others and segments the one left out.
 
-    python tools/leave_one_out.py --images DIR --masks DIR --mpp 0.25 --weights mobilenet_v2_notop.weights.h5 --out runs/loo
+    python tools/leave_one_out.py --images DIR --masks DIR --mpp 0.25 --weights FILE.weights.h5 --out runs/loo
 
-For a few annotated regions, too few for a cohort with splits. Pictures and masks pair up by name; masks are rasters of 0
-(no tumour) and 1 or 255 (tumour). The right-hand fifth of every training picture validates. Writes per fold the run,
-the segmentation and its overlay, then scores.csv and report.html with pictures.
+For a few annotated regions, too few for a cohort with splits. Pictures and masks pair up by name; masks are rasters
+of 0 (no tumour) and 1 or 255 (tumour). The right-hand fifth of every training picture validates. Writes per fold the
+run, the segmentation and its overlay, then scores.csv and report.html with pictures.
 """
 
 from __future__ import annotations

@@ -248,6 +248,9 @@ def _header(cascade: CascadeSpec, flavour: str, parts: _Parts, classes: Sequence
             lines.append("PipelineOutputData segmentation refinement 0")
         if parts.classifier is not None:
             lines.append("PipelineOutputData heatmap finish 0")
+    if parts.refinement is not None:
+        height, width = parts.refinement.inputs[0].size_px
+        lines.insert(0, f"# refinement input: {height} × {width}")
     lines.append(f'Attribute classes "{";".join(_plain(one.name) for one in classes)}"')
     return "\n".join(lines) + "\n"
 
@@ -279,15 +282,13 @@ def _viewer_blocks(parts: _Parts, classes: Sequence[ClassSpec]) -> list[Block]:
                 [f"Attribute label-colors {colors}", "Attribute opacity 0.4", "Input 0 refinement 0"],
             )
         )
-    blocks.append(("View view", ["Attribute background-color white"]))
-    names = " ".join(first.split()[1] for first, _ in blocks[:-1])
-    blocks[-1] = (f"View view {names}", [])
-    return blocks
+    names = " ".join(first.split()[1] for first, _ in blocks)
+    return [*blocks, (f"View view {names}", [])]
 
 
 def _sink(with_refinement: bool) -> Block:
     if with_refinement:
-        return "ProcessObject exporter ImageExporter", ['Attribute filename "@@output@@"', "Input 0 refinement 0"]
+        return "ProcessObject exporter TIFFImagePyramidExporter", ['Attribute filename "@@output@@"', "Input 0 refinement 0"]
     return "ProcessObject exporter HDF5TensorExporter", ['Attribute filename "@@output@@"', "Input 0 finish 0"]
 
 

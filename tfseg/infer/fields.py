@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +18,24 @@ class Field:
     """Values of a slide from its top-left corner: value (i, j) stands for the cell [j, j + 1) × [i, i + 1) · step.
 
     Attributes:
-        values: float32 (h, w, C).
+        values: (h, w, C); float32 where ``smooth``.
         step: (x, y) level-0 pixels per cell.
         smooth: between the cells' centres values go over linearly, and beyond the outermost centres they stay as they
             are; otherwise each cell has its value throughout.
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[Any]
     step: tuple[float, float]
     smooth: bool
 
-    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
-        """float32 (len(y), len(x), C) at level-0 positions, column by column and row by row."""
+    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[Any]:
+        """(len(y), len(x), C) at level-0 positions, column by column and row by row."""
         # Position (x, y) in cells; the centre of cell j is j + 1/2.
         columns, rows = x / self.step[0], y / self.step[1]
-        height, width = self.values.shape[:2]
         if not self.smooth:
             # The small addition: a position on the edge of two cells belongs to the second, whatever the rounding.
             across, down = (np.floor(position + 1e-9).astype(np.intp) for position in (columns, rows))
-            return self.values[np.clip(down, 0, height - 1)[:, None], np.clip(across, 0, width - 1)]
+            return self.values.take(down, axis=0, mode="clip").take(across, axis=1, mode="clip")
         return _linear(_linear(self.values, rows - 0.5, 0), columns - 0.5, 1)
 
 
@@ -77,24 +77,29 @@ class MaskTiles:
 
     def __init__(self, field: Field, grid: PixelGrid, threshold: float, tissue: TissueMask | None = None) -> None:
         """``tissue``: outside of it the mask is 0; None leaves the mask as it is."""
-        # Class 0 decides nothing, so it need not be interpolated.
-        self._field = Field(np.ascontiguousarray(field.values[..., 1:]), field.step, field.smooth)
-        self._grid, self._threshold, self._tissue = grid, np.float32(threshold), tissue
+        # Class 0 decides nothing, so it need not be interpolated; where nothing is, cells are decided once.
+        values = np.ascontiguousarray(field.values[..., 1:])
+        self._threshold = np.float32(threshold)
+        self._smooth = field.smooth
+        self._field = Field(values if field.smooth else self._labels(values)[..., None], field.step, field.smooth)
+        self._grid, self._tissue = grid, tissue
         self.shape: tuple[int, ...] = (grid.height_px, grid.width_px)
 
     def tile(self, row0: int, col0: int, height: int, width: int) -> NDArray[np.uint8]:
         """Pixels [row0, row0 + height) × [col0, col0 + width)."""
         x, y = self._grid.part(row0, col0, height, width).centres()
-        probabilities = self._field.at(x, y)
-        if probabilities.shape[2] == 1:
-            found = probabilities[..., 0]
-            labels = (found >= self._threshold).astype(np.uint8)
-        else:
-            found = probabilities.max(axis=2)
-            labels = np.where(found >= self._threshold, probabilities.argmax(axis=2) + 1, 0).astype(np.uint8)
+        values = self._field.at(x, y)
+        labels = self._labels(values) if self._smooth else values[..., 0]
         if self._tissue is not None:
             labels[~tissue_at(self._tissue, x, y)] = 0
         return labels
+
+    def _labels(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Foreground probabilities (h, w, C - 1) to class indices (h, w)."""
+        if probabilities.shape[2] == 1:
+            return (probabilities[..., 0] >= self._threshold).astype(np.uint8)
+        found = probabilities.max(axis=2) >= self._threshold
+        return np.where(found, probabilities.argmax(axis=2) + 1, 0).astype(np.uint8)
 
 
 class ProbabilityTiles:

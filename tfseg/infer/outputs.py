@@ -140,7 +140,7 @@ class Tally:
 
     def __init__(self, source: MaskTiles, slide: Slide, grid: PixelGrid) -> None:
         self._source, self.shape = source, source.shape
-        # The last column and row reach past the slide: they count for the part that does not.
+        # The last column and row reach past the slide: they count for the part that does not. Others count whole.
         width, height = slide.size
         self._across = np.clip(width / grid.step_x - np.arange(grid.width_px), 0, 1)
         self._down = np.clip(height / grid.step_y - np.arange(grid.height_px), 0, 1)
@@ -152,7 +152,9 @@ class Tally:
         across, down = self._across[col0 : col0 + width], self._down[row0 : row0 + height]
         self._counts[0] += across.sum() * down.sum()
         for index in range(1, int(labels.max()) + 1):
-            count = down @ ((labels == index) @ across)
+            found = labels == index
+            columns = found.sum(axis=0, dtype=np.uint32) - (1 - down[-1]) * found[-1]
+            count = float(columns @ across)
             self._counts[index] += count
             self._counts[0] -= count
         return labels
@@ -188,7 +190,7 @@ def _write_probability(path: Path, segmentation: Segmentation, grid: PixelGrid) 
 
 def _write_overlay(path: Path, segmentation: Segmentation, options: OutputOptions) -> None:
     slide, image = segmentation.slide, segmentation.thumbnail
-    grid = thumbnail_grid(slide.size, image.shape)
+    grid = thumbnail_grid(slide.size)
     field = segmentation.field if segmentation.heatmap is None else segmentation.heatmap.field(smooth=False)
     data = png(
         draw_overlay(

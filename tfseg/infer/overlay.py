@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,15 +24,21 @@ _OPACITY = 0.55
 _PNG_LEVEL = 1
 
 
-def thumbnail(slide: Slide, max_side_px: int = MAX_SIDE_PX - _LEGEND_PX) -> NDArray[np.uint8]:
-    """The whole slide in square pixels, uint8 (H, W, 3), the longer side at most ``max_side_px``."""
-    return slide.whole(max(slide.mpp, max(slide.size) * slide.mpp / max_side_px))
+def thumbnail_grid(slide_size: tuple[int, int], max_side_px: int = MAX_SIDE_PX - _LEGEND_PX) -> PixelGrid:
+    """Pixels of 2^k level-0 pixels over the whole slide, as fine as ``max_side_px`` on its longer side allows.
+
+    Powers of two, because slides have such levels: reading one is several times faster than resampling it.
+    """
+    step = 1
+    while max(slide_size) > step * max_side_px:
+        step *= 2
+    width, height = (-(-side // step) for side in slide_size)
+    return PixelGrid(0.0, 0.0, float(step), float(step), width, height)
 
 
-def thumbnail_grid(slide_size: tuple[int, int], shape: tuple[int, ...]) -> PixelGrid:
-    """The pixels of a :func:`thumbnail` on its slide."""
-    step = max(1.0, max(slide_size) / max(shape[:2]))
-    return PixelGrid(0.0, 0.0, step, step, shape[1], shape[0])
+def thumbnail(slide: Slide) -> NDArray[np.uint8]:
+    """The slide on the pixels of :func:`thumbnail_grid`, uint8 (H, W, 3)."""
+    return slide.whole(thumbnail_grid(slide.size).step_x * slide.mpp)
 
 
 def draw_overlay(
@@ -97,7 +105,7 @@ def _legend(
     canvas: NDArray[np.uint8], top: int, classes: Sequence[ClassSpec], pixel_um: float, title: str, heat: bool
 ) -> NDArray[np.uint8]:
     picture = Image.fromarray(canvas)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(18)
+    draw, font = ImageDraw.Draw(picture), _font(17)
     black = (0, 0, 0)
     draw.text((16, top + 8), title, fill=black, font=font)
     length_px, length_text = scale_bar(pixel_um, canvas.shape[1])
@@ -123,6 +131,14 @@ def _legend(
         draw.text((x + 32, y), spec.name, fill=black, font=font, anchor="lm")
         x += 62 + draw.textlength(spec.name, font)
     return np.asarray(picture)
+
+
+@functools.lru_cache
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own DejaVu Sans: Pillow's font lacks µ and ×."""
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size_px)
 
 
 def scale_bar(pixel_um: float, width_px: int) -> tuple[int, str]:
