@@ -127,6 +127,8 @@ def heatmap(
             with contextlib.suppress(TfsegError):  # what stopped the run matters more than that its state is older
                 state.save(found[:done])
         raise
+    if state is not None:
+        state.save(found)
     probabilities[cells[:, 0], cells[:, 1]] = found
     classified = np.zeros((rows, columns), bool)
     classified[cells[:, 0], cells[:, 1]] = True
