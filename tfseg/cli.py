@@ -151,6 +151,11 @@ def _segment() -> Command:
         if not slides:
             raise TfsegError("segment: no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
         report = segment_slides(slides, model, out, options)
+        for name, summary in report.summaries.items():
+            areas = ", ".join(f"{what} {area:.2f} mm²" for what, area in summary["areas_mm2"].items())
+            print(f"{out / name}: {areas}; {summary['seconds']['total']:.1f} s")
+        for name in report.skipped:
+            print(f"{out / name}: finished before, left as it is (--force does it again)")
         for name, reason in report.failures.items():
             print(f"tfseg segment: {name}: {reason}", file=sys.stderr)
         return 1 if report.failures else 0

@@ -88,7 +88,7 @@ def train(cohort: Cohort, index: PatchIndex, out: Path, seed: int, workers: int)
     """Both stages, small enough for minutes on two cores; everything else is as in the paper.
 
     Smaller than the paper: MobileNetV2 of width 0.35 from random weights (no download), batches of 32, 150 steps;
-    clusters on VGG16 features of patches at 48², random filters; U-Net at 512² for 120 steps. Learning rates 1e-3.
+    clusters on VGG16 features of patches at 48², random filters; U-Net at 256² for 120 steps. Learning rates 1e-3.
     """
     classifier = ClassifierSettings(
         arguments={"alpha": 0.35},
@@ -101,7 +101,7 @@ def train(cohort: Cohort, index: PatchIndex, out: Path, seed: int, workers: int)
         threads=workers,
     )
     refinement = RefinementSettings(
-        size_px=512,
+        size_px=256,
         batch_size=3,
         train=TrainConfig(
             epochs=40,
