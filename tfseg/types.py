@@ -162,6 +162,7 @@ class CascadeSpec:
         name: what the user calls it.
         classifier: subfolder of the patch classifier that makes the heatmap; None for a low-resolution network alone.
         refinement: subfolder of the network that takes the whole slide (and the heatmap); None for the heatmap alone.
+            Without either network all tissue is foreground, by Otsu's threshold (``tfseg.slides.tissue.otsu_tissue``).
         threshold: probability from which a pixel is foreground.
         tissue: arguments of ``tfseg.slides.tissue.tissue_mask``.
         min_tissue: patches with no more than this fraction of tissue are not classified (probability 0).

@@ -44,7 +44,7 @@ def segment_benchmark(
     slide: Path | None = None,
     *,
     size_px: int = 16384,
-    batch_size: int = 8,
+    batch_size: int = 4,
     repeats: int = 5,
     fast: bool = True,
 ) -> dict[str, float]:

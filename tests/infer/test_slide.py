@@ -181,8 +181,8 @@ def test_an_error_while_reading_is_passed_on():
 @pytest.mark.parametrize(
     ("predict", "message"),
     [
-        (lambda batch: np.zeros((len(batch), 3)), r"shape \(8, 3\).*expected \(8, 2\)"),
-        (lambda batch: np.zeros((len(batch), 8, 8, 2)), r"shape \(8, 8, 8, 2\)"),
+        (lambda batch: np.zeros((len(batch), 3)), r"shape \(4, 3\).*expected \(4, 2\)"),
+        (lambda batch: np.zeros((len(batch), 8, 8, 2)), r"shape \(4, 8, 8, 2\)"),
         (lambda batch: np.full((len(batch), 2), np.nan), "NaN"),
     ],
 )

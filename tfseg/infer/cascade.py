@@ -254,6 +254,7 @@ class _Job:
                     picture.result(),
                     found,
                 )
+            progress("writing", 0, 0)
 
     def write(self) -> dict[str, Any]:
         """Writes the results, the summary last, and removes the state. Returns the summary."""

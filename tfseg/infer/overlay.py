@@ -20,7 +20,7 @@ from tfseg.types import ClassSpec
 MAX_SIDE_PX = 2048
 _LEGEND_PX = 72
 _SMALLEST_WIDTH_PX = 760
-_OPACITY = 0.55
+_OPACITY = 0.45
 _PNG_LEVEL = 1
 
 

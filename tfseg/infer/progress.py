@@ -32,13 +32,9 @@ def progress_bar(name: str, enabled: bool) -> Iterator[ProgressCallback]:
         task = bar.add_task(name, total=None, speed="")
 
         def show(stage: str, done: int, total: int) -> None:
-            rate = bar.tasks[0].speed
-            bar.update(
-                task,
-                description=f"{name}: {stage}",
-                completed=done,
-                total=total or None,
-                speed=f"{rate:.0f} patches/s" if rate and total else "",
-            )
+            bar.update(task, description=f"{name}: {stage}")
+            if total:  # other stages have no patches to count: the last numbers stay
+                rate = bar.tasks[0].speed
+                bar.update(task, completed=done, total=total, speed=f"{rate:.0f} patches/s" if rate else "")
 
         yield show

@@ -69,7 +69,7 @@ class Checkpoint:
 
     path: Path
     identity: str
-    seconds: float = 10.0
+    seconds: float = 3.0
 
 
 def heatmap(
@@ -115,13 +115,14 @@ def heatmap(
     try:
         if progress is not None:
             progress("classify", done, len(cells))
-        for batch in predict_windows(slide, windows, predict, len(spec.classes), streaming):
-            found[done : done + len(batch)] = batch
-            done += len(batch)
-            if state is not None:
-                state.save_sometimes(found[:done])
-            if progress is not None:
-                progress("classify", done, len(cells))
+        with contextlib.closing(predict_windows(slide, windows, predict, len(spec.classes), streaming)) as batches:
+            for batch in batches:
+                found[done : done + len(batch)] = batch
+                done += len(batch)
+                if state is not None:
+                    state.save_sometimes(found[:done])
+                if progress is not None:
+                    progress("classify", done, len(cells))
     except BaseException:
         if state is not None:
             with contextlib.suppress(TfsegError):  # what stopped the run matters more than that its state is older

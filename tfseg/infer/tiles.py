@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,17 +22,17 @@ class Streaming:
     Memory: at most ``2 · readers + 2 · parallel + 1`` batches of float32 patches, ``parallel`` being the predictor's.
 
     Attributes:
-        batch_size: patches a call of the predictor.
+        batch_size: patches a call of the predictor. A few are enough to fill a core, and stay in its cache.
         readers: threads that read patches.
     """
 
-    batch_size: int = 8
+    batch_size: int = 4
     readers: int = 2
 
 
 def predict_windows(
     slide: Slide, windows: Sequence[Window], predict: Predictor, num_classes: int, streaming: Streaming
-) -> Iterator[NDArray[np.float32]]:
+) -> Generator[NDArray[np.float32], None, None]:
     """Class probabilities of windows, batch after batch in their order.
 
     Args:
