@@ -45,4 +45,4 @@ def test_folder_that_cannot_be_made_is_an_output_error(tmp_path):
 
 def test_an_error_about_another_file_is_not_blamed_on_the_target(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt"):
-        open(tmp_path / "elsewhere" / "missing.txt")
+        (tmp_path / "elsewhere" / "missing.txt").read_text()

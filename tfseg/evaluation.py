@@ -72,7 +72,8 @@ def _mask(folder: Path, row: CohortRow) -> Path:
     path = Path(folder) / row.slide_name / MASK
     if not path.is_file():
         raise CohortError(
-            f"{path}: no segmentation of slide {row.slide_name!r}. Run `tfseg segment {row.slide} --out {folder} --model …`."
+            f"{path}: no segmentation of slide {row.slide_name!r}. "
+            f"Run `tfseg segment {row.slide} --out {folder} --model …`."
         )
     return path
 

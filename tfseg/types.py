@@ -138,9 +138,7 @@ class ModelSpec:
         """Raises ModelError, naming ``where``, when a field is missing or unknown."""
         content = {k: v for k, v in content.items() if k not in ("format", "version")}
         try:
-            content["inputs"] = tuple(
-                InputSpec(**{**i, "size_px": tuple(i["size_px"])}) for i in content["inputs"]
-            )
+            content["inputs"] = tuple(InputSpec(**{**i, "size_px": tuple(i["size_px"])}) for i in content["inputs"])
             content["outputs"] = tuple(content["outputs"])
             content["classes"] = tuple(ClassSpec(c["name"], tuple(c["color"])) for c in content["classes"])
             return cls(**content)
@@ -197,7 +195,9 @@ class CascadeSpec:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a ``config.json``; raises ModelError that says what a model folder holds."""
-    holds = "A model folder holds config.json beside model.onnx or model.keras; `tfseg train` and `tfseg export` write one."
+    holds = (
+        "A model folder holds config.json beside model.onnx or model.keras; `tfseg train` and `tfseg export` write one."
+    )
     if not path.is_file():
         raise ModelError(f"{path}: no such file. {holds}")
     try:

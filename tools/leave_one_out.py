@@ -19,6 +19,7 @@ import tyro
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import IndexConfig, PatchIndex, build_index
 from tfseg.export.onnx import export_onnx
+from tfseg.files import write_json
 from tfseg.infer.cascade import SegmentOptions, segment_slides
 from tfseg.infer.evaluate import evaluate_slide
 from tfseg.report import SlidePictures, slide_pictures, table, write_report
@@ -27,7 +28,7 @@ from tfseg.slides.class_table import ClassTable
 from tfseg.train.classifier import ClassifierSettings, train_classifier
 from tfseg.train.fit import TrainConfig
 from tfseg.train.refinement import write_cascade
-from tfseg.types import H2G_CLASSES, TfsegError
+from tfseg.types import H2G_CLASSES, ModelSpec, TfsegError
 
 CLASSES = ClassTable(H2G_CLASSES, values={0: 0, 1: 1, 255: 1}, rest=0)
 
@@ -38,9 +39,9 @@ def main(
     out: Path,
     mpp: float,
     weights: str = "imagenet",
-    patch_px: int = 128,
+    patch_px: int = 96,
     patch_mpp: float = 0.5,
-    stride_px: int = 32,
+    stride_px: int = 24,
     steps: int = 150,
     batch_size: int = 32,
     learning_rate: float = 1e-4,
@@ -79,6 +80,8 @@ def main(
     for row in cohort.rows():
         fold = out / row.slide_name
         train_classifier(leave_out(index, row.slide_name), fold / "classifier", settings)
+        spec = replace(ModelSpec.load(fold / "classifier"), stride_px=stride_px)
+        write_json(fold / "classifier" / "config.json", spec.to_dict())
         export_onnx(fold / "classifier")
         write_cascade(fold / "model", fold / "classifier", None, f"without {row.slide_name}")
         options = SegmentOptions(mpp=row.mpp)
