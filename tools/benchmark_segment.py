@@ -212,9 +212,8 @@ def _peak_mib() -> float:
     """Most memory held. On Linux not by ``getrusage``, which counts what the parent held before this program began."""
     status = Path("/proc/self/status")
     if status.is_file():
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-        )
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
