@@ -69,15 +69,16 @@ def box_plot(
     _save(figure, path)
 
 
-def confusion_plot(matrix: ArrayLike, names: Sequence[str], path: str | Path) -> None:
-    """A confusion matrix normalised by row: of the pixels that are truly a class, which part is called what.
+def confusion_plot(matrix: ArrayLike, names: Sequence[str], path: str | Path, units: str = "pixels") -> None:
+    """A confusion matrix normalised by row: of what is truly a class, which part is called what; counts below.
 
-    Rows without a pixel are grey and say so.
+    Rows without anything are grey and say so.
 
     Args:
         matrix: (C, C) counts, row = truth.
         names: of the classes.
         path: PNG, SVG or PDF.
+        units: what was counted.
     """
     counts = np.asarray(matrix, dtype=np.float64)
     totals = counts.sum(axis=1, keepdims=True)
@@ -87,11 +88,13 @@ def confusion_plot(matrix: ArrayLike, names: Sequence[str], path: str | Path) ->
     axes.set_facecolor("lightgrey")
     picture = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*parts.shape):
-        text = "no pixel" if np.isnan(parts[i, j]) else f"{parts[i, j]:.3f}"
+        text = f"no {units}" if np.isnan(parts[i, j]) else f"{parts[i, j]:.3f}\n{counts[i, j]:,.0f}"
         axes.text(j, i, text, ha="center", va="center", color="white" if parts[i, j] > 0.5 else "black", fontsize=9)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted", ylabel="truth")
+    axes.set(
+        xlabel="predicted", ylabel="truth", title=f"{counts.sum():,.0f} {units}")
+    )
     figure.colorbar(picture, ax=axes, fraction=0.046, label="part of the true class")
     _save(figure, path)
 

@@ -169,40 +169,6 @@ def clustering_model(pipeline: Pipeline, features: keras.Model) -> keras.Model:
     return model
 
 
-class ClusterGuidedClassifier(keras.Model):
-    """A patch classifier whose loss looks at the cluster of each patch, for ``compile`` and ``fit``.
-
-    Only the classifier has weights here, so ``save_weights`` and ``load_weights`` hold it alone; what is saved as a
-    model is ``.classifier``.
-
-    Args:
-        classifier: from :func:`tfseg.models.build`; trained.
-        guided_loss: (inputs, targets, outputs), each a dict by Keras names, → scalar; for example
-            ``tfseg.losses.ClusterWeightedCrossentropy``, which holds the frozen clustering network.
-    """
-
-    def __init__(self, classifier: keras.Model, guided_loss: Callable[[Any, Any, Any], Any], **kwargs: Any):
-        super().__init__(**kwargs)
-        self.classifier = classifier
-        self.guided_loss = guided_loss
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.classifier(inputs, training=training)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        """The guided loss plus the classifier's own regularisation losses; ``sample_weight`` must be None."""
-        if sample_weight is not None:
-            raise ModelError("ClusterGuidedClassifier weighs samples by their cluster and takes no sample_weight.")
-        return sum(self.losses, self.guided_loss(x, y, y_pred))
-
-
 def _resized(image: Any, size: tuple[int, int], seen: tuple[int, int]) -> Any:
     if size[0] % seen[0] == 0 and size[1] % seen[1] == 0:
         return layers.AveragePooling2D((size[0] // seen[0], size[1] // seen[1]), name="image_resized")(image)

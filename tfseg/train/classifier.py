@@ -22,8 +22,8 @@ from tfseg.data.sampling import HierarchicalSampler
 from tfseg.files import write_json
 from tfseg.losses import ClusterWeightedCrossentropy
 from tfseg.metrics.pixel import confusion
+from tfseg.metrics.plots import confusion_plot
 from tfseg.train.clustering import ClusterSettings, fitted_clustering
-from tfseg.train.figures import write_confusion
 from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
 from tfseg.train.measures import ClassRecall
 from tfseg.train.run_config import plain
@@ -131,7 +131,7 @@ def train_classifier(index: PatchIndex, out: str | Path, settings: ClassifierSet
         counts = np.array(json.loads(counts_file.read_text(encoding="utf-8"))["patches"])
         return ClassifierResult(out, spec, result, counts)
     counts = _confusion(model, validation_data, len(index.classes))
-    write_confusion(run_folder / "confusion.png", counts, [spec.name for spec in index.classes])
+    confusion_plot(counts, [spec.name for spec in index.classes], run_folder / "confusion.png", "patches")
     write_json(counts_file, {"rows": "annotated", "patches": counts.tolist()})
     models.save(model, spec, out)
     return ClassifierResult(out, spec, result, counts)

@@ -1,4 +1,4 @@
-"""Pictures of a trained classifier: confusion matrix, and what the clusters hold."""
+"""Picture of what the clusters hold."""
 
 from __future__ import annotations
 
@@ -9,34 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tfseg.files import atomic_path
-
-
-def write_confusion(path: Path, counts: np.ndarray, names: list[str]) -> None:
-    """Draws a confusion matrix, truth in rows: fraction of the row and number of patches in every cell.
-
-    Args:
-        path: .png to write.
-        counts: int (C, C), rows are the truth.
-        names: of the classes.
-    """
-    side = 2.2 + 0.9 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    totals = counts.sum(1, keepdims=True)
-    fractions = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(counts.shape):
-        colour = "white" if fractions[row, column] > 0.6 else "black"
-        text = f"{fractions[row, column]:.3f}\n{counts[row, column]}"
-        axes.text(column, row, text, ha="center", va="center", color=colour)
-    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="annotated")
-    axes.set_xticklabels(names, rotation=30, ha="right")
-    axes.set_yticklabels(names)
-    axes.set_title(f"{int(counts.sum())} validation patches", fontsize="medium")
-    figure.colorbar(picture, label="fraction of the annotated class", shrink=0.8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
 
 
 def write_montage(path: Path, thumbnails: np.ndarray, clusters: np.ndarray, titles: list[str], shown: int = 12) -> None:
