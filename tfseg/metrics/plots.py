@@ -92,9 +92,7 @@ def confusion_plot(matrix: ArrayLike, names: Sequence[str], path: str | Path, un
         axes.text(j, i, text, ha="center", va="center", color="white" if parts[i, j] > 0.5 else "black", fontsize=9)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set(
-        xlabel="predicted", ylabel="truth", title=f"{counts.sum():,.0f} {units}")
-    )
+    axes.set(xlabel="predicted", ylabel="truth", title=f"{counts.sum():,.0f} {units}")
     figure.colorbar(picture, ax=axes, fraction=0.046, label="part of the true class")
     _save(figure, path)
 
