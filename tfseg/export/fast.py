@@ -9,11 +9,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfseg.export.align import write_align
 from tfseg.export.gate import TissueGate
 from tfseg.export.onnx import FILES, export_onnx
 from tfseg.files import write_text
 from tfseg.geometry import magnification_of
-from tfseg.types import CascadeSpec, ClassSpec, ExportError, ModelSpec, read_config
+from tfseg.types import CascadeSpec, ClassSpec, ExportError, InputSpec, ModelSpec, read_config
 
 FLAVOURS = {"viewer": "fastpathology.fpl", "headless": "headless.fpl"}
 """Flavour → file in the cascade's folder."""
@@ -21,6 +22,8 @@ FLAVOURS = {"viewer": "fastpathology.fpl", "headless": "headless.fpl"}
 ENGINES = ("OpenVINO", "ONNXRuntime", "TensorRT")
 RESULTS = ("segmentation", "heatmap")
 HEATMAP_FPL = "headless_heatmap.fpl"
+ALIGN_FILE = "align_fast.onnx"
+"""Network beside the refinement network that lays the heatmap over the slide."""
 
 GATED_MASK = {"threshold": 25, "mask-threshold": 0.02}
 """FAST's tissue test where the classifier has a gate of its own: only patches of clean glass are left out."""
@@ -121,7 +124,7 @@ def write_fpl(
     if with_refinement:
         blocks += parts.refinement_blocks(source, level)
     blocks += _viewer_blocks(parts, classes) if flavour == "viewer" else [_sink(with_refinement)]
-    write_text(target, _header(cascade, flavour, parts, classes) + "\n" + "\n".join(map(_block_text, blocks)))
+    write_text(target, _header(flavour, parts, classes, with_refinement) + "\n" + "\n".join(map(_block_text, blocks)))
     return target
 
 
@@ -157,9 +160,9 @@ class _Parts:
             )
         return ModelSpec.from_dict(read_config(spec), str(spec))
 
-    def model(self, part: str | None) -> str:
+    def model(self, part: str | None, file: str = FILES["fast"][0]) -> str:
         """Path of a part's network as a pipeline writes it."""
-        network = (self.folder / (part or ".") / FILES["fast"][0]).resolve()
+        network = (self.folder / (part or ".") / file).resolve()
         relative = os.path.relpath(network, self.target.parent.resolve()).replace(os.sep, "/")
         return f'"$CURRENT_PATH$/{relative}"'
 
@@ -215,13 +218,10 @@ class _Parts:
                 [f"Attribute level @@level={level}@@", f"Input 0 {source}"],
             )
         ]
-        inputs = []
-        for port, one in enumerate(spec.inputs):
-            inputs.append(f"Input {port} {'lowRes' if one.kind == 'image' else 'heatmapImage'} 0")
-        if any(one.kind == "heatmap" for one in spec.inputs):
-            blocks.append(
-                ("ProcessObject heatmapImage TensorToImage", ["Attribute channels 1", "Input 0 finish 0"])
-            )
+        inputs = [f"Input {n} {'lowRes' if i.kind == 'image' else 'field'} 0" for n, i in enumerate(spec.inputs)]
+        heatmap = next((one for one in spec.inputs if one.kind == "heatmap"), None)
+        if heatmap is not None:
+            blocks += self._align_blocks(heatmap)
         blocks.append(
             (
                 "ProcessObject refinement SegmentationNetwork",
@@ -237,10 +237,34 @@ class _Parts:
         return blocks
 
 
-def _header(cascade: CascadeSpec, flavour: str, parts: _Parts, classes: Sequence[ClassSpec]) -> str:
+    def _align_blocks(self, heatmap: InputSpec) -> list[Block]:
+        """Lays the heatmap over the slide's picture; writes the small network that does it."""
+        if self.classifier is None:
+            raise ExportError(f"{self.folder}: the refinement network takes a heatmap, but there is no classifier.")
+        stride = self.classifier.stride_px or self.classifier.inputs[0].size_px[0]
+        write_align(self.folder / (self.cascade.refinement or ".") / ALIGN_FILE, stride, heatmap.size_px)
+        return [
+            ("ProcessObject heatmapImage TensorToImage", ["Attribute channels 1", "Input 0 finish 0"]),
+            (
+                "ProcessObject align NeuralNetwork",
+                [
+                    f"Attribute inference-engine {self.engine}",
+                    f"Attribute model {self.model(self.cascade.refinement, ALIGN_FILE)}",
+                    "Attribute scale-factor 1.0",
+                    "Input 0 heatmapImage 0",
+                    "Input 1 lowRes 0",
+                    "Input 2 lowRes 0",
+                ],
+            ),
+            ("ProcessObject field TensorToImage", ["Input 0 align 0"]),
+        ]
+
+
+def _header(flavour: str, parts: _Parts, classes: Sequence[ClassSpec], shows_refinement: bool) -> str:
+    name = _plain(parts.cascade.name)
     lines = [
-        f'PipelineName "{_plain(cascade.name)}"',
-        f'PipelineDescription "{_plain(cascade.name)}, exported by tfseg"',
+        f'PipelineName "{name}"',
+        f'PipelineDescription "{name}, exported by tfseg"',
     ]
     if flavour == "viewer":
         lines.append('PipelineInputData WSI "Whole-slide image"')
@@ -248,9 +272,9 @@ def _header(cascade: CascadeSpec, flavour: str, parts: _Parts, classes: Sequence
             lines.append("PipelineOutputData segmentation refinement 0")
         if parts.classifier is not None:
             lines.append("PipelineOutputData heatmap finish 0")
-    if parts.refinement is not None:
+    if shows_refinement and parts.refinement is not None:
         height, width = parts.refinement.inputs[0].size_px
-        lines.insert(0, f"# refinement input: {height} × {width}")
+        lines.insert(0, f"# refinement input: {height} x {width}")
     lines.append(f'Attribute classes "{";".join(_plain(one.name) for one in classes)}"')
     return "\n".join(lines) + "\n"
 
@@ -269,7 +293,7 @@ def _viewer_blocks(parts: _Parts, classes: Sequence[ClassSpec]) -> list[Block]:
                 "Renderer heatmapRenderer HeatmapRenderer",
                 [
                     "Attribute interpolation false",
-                    'Attribute hidden-channels "0"',
+                    "Attribute hidden-channels 0",
                     f"Attribute channel-colors {colors}",
                     "Input 0 stitcher 0",
                 ],
