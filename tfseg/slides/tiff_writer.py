@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,7 +106,7 @@ def write_pyramid(
                         shape=(height, width, *shape[2:]),
                         dtype=dtype,
                         tile=(tile_px, tile_px),
-                        resolution=tuple(1e4 / pixel / 2**number for pixel in mpp_xy),
+                        resolution=(_pixels_per_cm(mpp_xy[0] * 2**number), _pixels_per_cm(mpp_xy[1] * 2**number)),
                         resolutionunit="CENTIMETER",
                         subfiletype=0 if number == 0 else 1,
                         description=(description.encode() if description and number == 0 else None),
@@ -116,6 +117,13 @@ def write_pyramid(
         finally:
             for level in levels:
                 level.close()
+
+
+def _pixels_per_cm(mpp: float) -> tuple[int, int]:
+    """Resolution as a fraction of two 32-bit numbers; older tifffile rounds a float to six digits only."""
+    fraction = Fraction(10_000) / Fraction(mpp).limit_denominator(100_000)
+    fraction = fraction.limit_denominator(2**32 // max(1, math.ceil(fraction)))
+    return fraction.numerator, fraction.denominator
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
