@@ -1,7 +1,7 @@
 """Speed, as ratios against a peer or a raw limit measured in the same run.
 
-    python tools/benchmark.py read       # patches a second of the training pipeline, beside a bare OpenSlide loop
-    python tools/benchmark.py segment    # a whole `tfseg segment`, beside ONNX Runtime alone and beside FAST
+python tools/benchmark.py read       # patches a second of the training pipeline, beside a bare OpenSlide loop
+python tools/benchmark.py segment    # a whole `tfseg segment`, beside ONNX Runtime alone and beside FAST
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def draw_slide(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarr
     random = np.random.default_rng(seed)
 
     def smooth(knots: int) -> np.ndarray:
-        return cv2.resize(random.random((knots, knots)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        return cv2.resize(
+            random.random((knots, knots)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        )
 
     y, x = np.mgrid[:height, :width]
     radius = np.hypot(2 * y / height - 1, 2 * x / width - 1)
@@ -58,7 +60,7 @@ def draw_slide(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
 @pytest.fixture(scope="session")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """"whole": a whole number of patches each way; "rest": the last row and column of patches reach past the edge."""
+    """ "whole": a whole number of patches each way; "rest": the last row and column of patches reach past the edge."""
     folder = tmp_path_factory.mktemp("slides")
     for name, size, seed in (("whole", (1536, 2048), 1), ("rest", (1480, 1960), 2)):
         write_pyramid(folder / f"{name}.tif", draw_slide(*size, seed)[0], mpp=SLIDE_MPP, objective_power=20)

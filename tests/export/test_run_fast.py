@@ -131,7 +131,9 @@ def test_every_kind_of_network_is_computed_right(engine, perturbed, tmp_path):
     for output, expected_values in wanted.items():
         found = np.load(output)
         assert np.std(expected_values) > 1e-3, f"{output.name}: says the same everywhere"
-        np.testing.assert_allclose(found.reshape(expected_values.shape), expected_values, atol=1e-4, err_msg=output.name)
+        np.testing.assert_allclose(
+            found.reshape(expected_values.shape), expected_values, atol=1e-4, err_msg=output.name
+        )
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,11 @@ def write_fpl(
         ModelError: no cascade.
         ExportError: a network is not exported for FAST, or FAST cannot run such a cascade.
     """
-    for what, value, known in (("flavour", flavour, FLAVOURS), ("engine", engine, ENGINES), ("result", result, RESULTS)):
+    for what, value, known in (
+        ("flavour", flavour, FLAVOURS),
+        ("engine", engine, ENGINES),
+        ("result", result, RESULTS),
+    ):
         if value not in known:
             raise ExportError(f"{what}: unknown {value!r}. Known: {', '.join(known)}.")
     folder = Path(cascade_folder)
@@ -236,7 +240,6 @@ class _Parts:
         )
         return blocks
 
-
     def _align_blocks(self, heatmap: InputSpec) -> list[Block]:
         """Lays the heatmap over the slide's picture; writes the small network that does it."""
         if self.classifier is None:
@@ -312,7 +315,10 @@ def _viewer_blocks(parts: _Parts, classes: Sequence[ClassSpec]) -> list[Block]:
 
 def _sink(with_refinement: bool) -> Block:
     if with_refinement:
-        return "ProcessObject exporter TIFFImagePyramidExporter", ['Attribute filename "@@output@@"', "Input 0 refinement 0"]
+        return "ProcessObject exporter TIFFImagePyramidExporter", [
+            'Attribute filename "@@output@@"',
+            "Input 0 refinement 0",
+        ]
     return "ProcessObject exporter HDF5TensorExporter", ['Attribute filename "@@output@@"', "Input 0 finish 0"]
 
 

@@ -142,7 +142,9 @@ def convert(
             frozen.graph.as_graph_def(), name=spec.name, input_names=inputs, output_names=outputs, opset=opset
         )
     except Exception as error:  # tf2onnx raises whatever it stumbles over
-        raise ExportError(f"{spec.name}: tf2onnx cannot convert {spec.architecture} at opset {opset}. {error}") from error
+        raise ExportError(
+            f"{spec.name}: tf2onnx cannot convert {spec.architecture} at opset {opset}. {error}"
+        ) from error
     network = explicit_pads(network)
     renamed = dict(zip([*inputs, *outputs], [*(i.name for i in named.inputs), *named.outputs], strict=True))
     _rename(network.graph, renamed)

@@ -66,13 +66,17 @@ def _rewrite(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> None:
     extra = list(given.get("output_padding", zeros))
     begin, end = list(zeros), list(zeros)
     if mode != b"VALID" or given.get("output_shape"):
-        outputs = list(given.get("output_shape") or [n * s for n, s in zip(sizes, strides, strict=True)])[-len(kernel) :]
+        outputs = list(given.get("output_shape") or [n * s for n, s in zip(sizes, strides, strict=True)])[
+            -len(kernel) :
+        ]
         for axis, size in enumerate(sizes):
             full = strides[axis] * (size - 1) + extra[axis] + dilations[axis] * (kernel[axis] - 1) + 1
             total = full - outputs[axis]
             extra[axis] += max(0, -total)
             half = max(0, total) // 2
-            begin[axis], end[axis] = (half, max(0, total) - half) if mode == b"SAME_UPPER" else (max(0, total) - half, half)
+            begin[axis], end[axis] = (
+                (half, max(0, total) - half) if mode == b"SAME_UPPER" else (max(0, total) - half, half)
+            )
     for name in ("output_shape", "auto_pad", "pads", "output_padding"):
         for attribute in [a for a in node.attribute if a.name == name]:
             node.attribute.remove(attribute)

@@ -74,7 +74,9 @@ def run_headless(
         OutputError: the output cannot be written.
     """
     if not has_fast():
-        raise ExportError('pyFAST is not installed. Install it with `pip install "tfseg[fast]"` (Linux, Windows, macOS).')
+        raise ExportError(
+            'pyFAST is not installed. Install it with `pip install "tfseg[fast]"` (Linux, Windows, macOS).'
+        )
     fpl, slide = Path(fpl).resolve(), Path(slide).resolve()
     for what, path in (("pipeline", fpl), ("slide", slide)):
         if not path.is_file():
@@ -98,7 +100,9 @@ def _run(command: list[str], timeout: float, float32: bool, fpl: Path, slide: Pa
         )
     except subprocess.TimeoutExpired as error:
         said = (error.stdout or b"").decode(errors="replace")[-_TAIL:]
-        raise ExportError(f"{fpl}: FAST did not finish {slide} within {timeout:g} s. Its last words:\n{said}") from error
+        raise ExportError(
+            f"{fpl}: FAST did not finish {slide} within {timeout:g} s. Its last words:\n{said}"
+        ) from error
     return done.stdout.decode(errors="replace")
 
 
