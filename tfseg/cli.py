@@ -19,6 +19,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 import tfseg
+from tfseg.train.interrupt import TrainingInterruptedError
 from tfseg.types import CascadeSpec, ModelError, TfsegError
 
 Command = Callable[..., int | None]
@@ -34,6 +35,7 @@ def _index() -> Command:
         /,
         out: Path,
         config: OmitArgPrefixes[IndexConfig] = IndexConfig(),  # noqa: B008
+        saturation: int | None = None,
         map: tuple[str, ...] = (),
         workers: int = 2,
         skip_broken: bool = False,
@@ -47,14 +49,19 @@ def _index() -> Command:
             cohort: manifest CSV with the columns slide, annotation, split and any others (grade, stain, mpp …).
             out: folder of the index.
             config: how patches are found.
+            saturation: 0..255, pixels of more are tissue; lower it for faint stains. None takes 20.
             map: names in annotation files that mean a class, as NAME=CLASS, or NAME=ignore, NAME=skip.
             workers: slides at a time.
             skip_broken: leave unreadable slides out, naming them, instead of stopping.
         """
         classes = ClassTable.h2g().with_aliases(map)
+        if saturation is not None:
+            config = dataclasses.replace(config, tissue={**config.tissue, "saturation": saturation})
         built = build_index(Cohort.read(cohort), config, out, classes=classes, workers=workers, skip_broken=skip_broken)
-        print(built.summary.to_string(index=False))
+        print(built.summary.drop(columns="error").to_string(index=False))
         print(f"index: {out}  (patches.parquet, summary.csv, overview/)")
+        for name, reason in built.broken.items():
+            print(f"tfseg index: left out {name}: {reason}", file=sys.stderr)
 
     return index
 
@@ -149,13 +156,13 @@ def _segment() -> Command:
             options: how.
         """
         if not slides:
-            raise TfsegError("segment: no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
+            raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
         report = segment_slides(slides, model, out, options)
         for name, summary in report.summaries.items():
             areas = ", ".join(f"{what} {area:.2f} mm²" for what, area in summary["areas_mm2"].items())
-            print(f"{out / name}: {areas}; {summary['seconds']['total']:.1f} s")
-        for name in report.skipped:
-            print(f"{out / name}: finished before, left as it is (--force does it again)")
+            seconds = f"{summary['seconds']['total']:.1f} s"
+            how = "finished before, left as it is (--force does it again)" if name in report.skipped else seconds
+            print(f"{out / name}: {areas}; {how}")
         for name, reason in report.failures.items():
             print(f"tfseg segment: {name}: {reason}", file=sys.stderr)
         return 1 if report.failures else 0
@@ -174,7 +181,7 @@ def _evaluate() -> Command:
         segmentations: tuple[Path, ...],
         out: Path,
         split: str = "test",
-        by: tuple[str, ...] = ("grade",),
+        by: tuple[str, ...] = (),
         map: tuple[str, ...] = (),
         within_tissue: bool = False,
     ) -> None:
@@ -185,15 +192,18 @@ def _evaluate() -> Command:
             segmentations: folders that `tfseg segment --out` wrote, one a design; the folder's name names the design.
             out: gets scores.csv, summary.csv, summary.md, boxes*.png and, for two designs or more, tukey.csv.
             split: the slides of this split are compared.
-            by: columns of the manifest to group by.
+            by: columns of the manifest to group by; where none is given, grade, if the manifest has it.
             map: names in annotation files that mean a class, as NAME=CLASS.
             within_tissue: compare within tissue alone.
         """
         classes = ClassTable.h2g().with_aliases(map)
         designs = {folder.name: folder for folder in segmentations}
         if len(designs) < len(segmentations):
-            raise TfsegError("evaluate: two folders have the same name, which names the design. Rename one.")
-        evaluate_cohort(Cohort.read(cohort).split(split), designs, out, by, classes, within_tissue)
+            given = ", ".join(str(folder) for folder in segmentations)
+            raise TfsegError(f"two folders have the same name, which names the design: {given}. Rename one.")
+        slides = Cohort.read(cohort).split(split)
+        by = by or tuple({"grade"} & set(slides.table.columns))
+        evaluate_cohort(slides, designs, out, by, classes, within_tissue)
         print((out / "summary.md").read_text(encoding="utf-8"))
         print(f"scores: {out}")
 
@@ -310,7 +320,8 @@ def _usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 well, 1 an error that the message explains, 2 wrong usage, 130 Ctrl-C."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.captureWarnings(True)
+    logging.captureWarnings(True)  # Python's warnings speak to programmers; what users need, tfseg logs itself
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -327,7 +338,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = COMMANDS[name][1]()
         return tyro.cli(command, args=rest, prog=f"tfseg {name}", config=(tyro.conf.AvoidSubcommands,)) or 0
-    except TfsegError as error:
+    except TrainingInterruptedError as stopped:
+        print(f"\ntfseg {name}: {stopped}", file=sys.stderr)
+        return 130
+    except (TfsegError, OSError) as error:
         print(f"tfseg {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

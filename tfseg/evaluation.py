@@ -52,7 +52,7 @@ def evaluate_cohort(
     rows = [row for row in cohort.rows() if row.annotation is not None]
     if not rows:
         raise CohortError(f"{cohort.path}: no slide has an annotation to compare with. Fill the column annotation.")
-    need_columns(cohort.table, by)
+    need_columns(cohort.table, by, str(cohort.path))
     masks = {(design, row.slide_name): _mask(folder, row) for design, folder in segmentations.items() for row in rows}
     scores = []
     for design in segmentations:

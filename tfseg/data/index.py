@@ -61,7 +61,10 @@ class PatchIndex:
         part = self.table[self.table["split"] == name]
         if part.empty:
             present = ", ".join(sorted(self.table["split"].unique()))
-            raise CohortError(f"no patches in split {name!r}. Splits with patches: {present}.")
+            raise CohortError(
+                f"the index has no patches in split {name!r}. Splits with patches: {present}. "
+                "Give slides of the manifest that split (column 'split') and run `tfseg index` again."
+            )
         return self._with(part)
 
     def annotated(self) -> PatchIndex:

@@ -127,8 +127,8 @@ def index_slide(row: CohortRow, config: IndexConfig, classes: ClassTable, out: P
         if patches.empty:
             raise SlideError(
                 f"{row.slide}: no tissue: none of {grid.shape[0]} × {grid.shape[1]} patches has more than "
-                f"{config.min_tissue:.0%} of it. Check the slide, or lower `saturation` of the tissue finder "
-                f"(tissue={config.tissue or 'default'}) or min_tissue."
+                f"{config.min_tissue:.0%} of it. Check the slide; for faint stains lower the tissue finder's "
+                "saturation (--saturation, 20 unless given) or --min-tissue."
             )
         _label(patches, annotation, slide, config)
         write_png(overview, draw_overview(slide, tissue, annotation, patches, classes.classes, grid.patch_level0))

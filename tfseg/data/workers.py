@@ -37,7 +37,7 @@ def index_slides(
     tasks = [(row, config, classes, out, part_key(row, config, classes)) for row in rows]
     todo = [task for task in tasks if load_part(task[0], out, task[4]) is None]
     broken: dict[str, str] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         shown = bar.add_task("indexing slides", total=len(tasks), completed=len(tasks) - len(todo))
         for name, error in _results(todo, workers):

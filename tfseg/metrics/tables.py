@@ -113,10 +113,10 @@ def tukey(table: pd.DataFrame, score: str = "dice", group: str = "design", alpha
     )
 
 
-def need_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raises CohortError that names the missing columns and those there are."""
+def need_columns(table: pd.DataFrame, columns: Sequence[str], what: str = "the table of scores") -> None:
+    """Raises CohortError that names the table (``what``), the missing columns and those there are."""
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise CohortError(
-            f"the table of scores has no column {', '.join(map(repr, missing))}. It has: {', '.join(map(str, table))}."
+            f"{what} has no column {', '.join(map(repr, missing))}. It has: {', '.join(map(str, table))}."
         )

@@ -152,7 +152,7 @@ class RasterAnnotation(Annotation):
             raise AnnotationError(
                 f"{self.raster.path}: unknown value {values[row, column]} at slide position "
                 f"({x[column]:.0f}, {y[row]:.0f}). Known values and their labels: {table} (255 = not annotated); "
-                f"classes: {self._known}. Map the value, as in '{values[row, column]}=ignore', or correct the raster."
+                f"classes: {self._known}. Map it, as in --map {values[row, column]}=ignore, or correct the raster."
             )
         return labels.astype(np.uint8)
 
@@ -217,8 +217,8 @@ def _check_classes(path: Path, objects: list[DrawnObject], classes: ClassTable) 
     raise AnnotationError(
         f"{path}: unknown {'class' if len(unknown) == 1 else 'classes'} {', '.join(map(_quoted, unknown))} "
         f"(first at {first.place}). Classes in the file: {found}. Known: {classes.known()} and their usual spellings. "
-        f"Correct the name in the file, or map it: '{unknown[0]}=CLASS', where CLASS is a known class, 'ignore' (its "
-        "pixels count as not annotated) or 'skip' (it is not drawn)."
+        f"Correct the name in the file, or map it (--map '{unknown[0]}=CLASS'), where CLASS is a known class, 'ignore' "
+        "(its pixels count as not annotated) or 'skip' (it is not drawn)."
     )
 
 
@@ -252,8 +252,9 @@ def _checked(path: Path, objects: list[DrawnObject], size: tuple[int, int], repa
     if problems and not repair:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise AnnotationError(
-            f"{path}: {'; '.join(problems[:_SHOWN])}{more}. Mend or delete in the program that drew it, or load with "
-            "repair: crossing outlines are then made valid, and polygons without area or outside the slide dropped."
+            f"{path}: {'; '.join(problems[:_SHOWN])}{more}. Mend or delete in the program that drew it and save again. "
+            "From Python, load_annotation with repair=True makes crossing outlines valid and drops polygons without "
+            "area or outside the slide."
         )
     for problem in problems:
         _log.warning("%s: repaired: %s.", path, problem)

@@ -14,7 +14,10 @@ PLAUSIBLE_MPP = (0.02, 50.0)
 """A slide's pixel size in µm/px; the 72 dpi that programs write without knowing is 353."""
 SQUARE_TOLERANCE = 0.01
 
-_HOW = "Give it with --mpp, with mpp=, or as a column `mpp` of the manifest, in µm per pixel (40x is about 0.25)."
+_HOW = (
+    "Give it with `tfseg segment --mpp`, in Python with mpp=, or as a column `mpp` of the manifest, in µm per pixel "
+    "(40x is about 0.25)."
+)
 _UM_PER_UNIT = {
     "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4,
     "in": 25400.0, "inch": 25400.0, "centimeter": 1e4,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -232,6 +233,7 @@ class _Run:
 def _unreadable(what: str, error: tf.errors.OpError) -> TfsegError:
     """What a reader raised inside tf.data, without TensorFlow's own words about it."""
     reason = str(error.message).partition("\nTraceback")[0].strip()
+    reason = re.sub(r"^.*?\b[A-Z]\w*Error: ", "", reason, flags=re.DOTALL)
     return TfsegError(f"cannot read {what}: {reason}")
 
 
