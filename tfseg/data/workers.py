@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -62,8 +64,9 @@ def _results(tasks: Sequence[Task], workers: int) -> Iterator[tuple[str, str | N
         return
     context = multiprocessing.get_context("spawn")  # forking a process that runs threads (TensorFlow) can hang
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_start_worker)
-    futures = {pool.submit(_attempt, task): task[0].slide_name for task in tasks}
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_one_opencv_thread)
+    with _ctrl_c_ignored():  # inherited, and so in force before a worker runs a line of ours
+        futures = {pool.submit(_attempt, task): task[0].slide_name for task in tasks}
     left = set(futures.values())
     try:
         for future in as_completed(futures):
@@ -106,9 +109,21 @@ def _attempt(task: Task) -> tuple[str, str | None]:
     return row.slide_name, None
 
 
-def _start_worker() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """For processes that are started inside: Ctrl-C reaches the whole process group; the parent alone decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+def _one_opencv_thread() -> None:
+    """Slides are in parallel already."""
     import cv2
 
     cv2.setNumThreads(1)
