@@ -12,6 +12,7 @@ wait.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import resource
 import statistics
@@ -73,9 +74,7 @@ def segment_benchmark(
             print(f"making a synthetic slide of {size_px} x {size_px} px", file=sys.stderr)
             slide = folder / "slide.tif"
             _apart(_draw, slide, size_px)
-        result = _measure(model, slide, folder, batch_size, repeats)
-        if fast:
-            result |= _measure_fast(model, slide, folder, result["segment"], repeats)
+        result = _measure(model, slide, folder, batch_size, repeats, _fast(model, slide, folder) if fast else None)
     _report(result)
     return result
 
@@ -104,7 +103,9 @@ def _draw(path: Path, size_px: int) -> None:
     synthetic_slide(path, Recipe(size_px=size_px))
 
 
-def _measure(model: Path, slide: Path, folder: Path, batch_size: int, repeats: int) -> dict[str, float]:
+def _measure(
+    model: Path, slide: Path, folder: Path, batch_size: int, repeats: int, fast: Callable[[], float] | None
+) -> dict[str, float]:
     child = _process(slide, model, folder / "process", batch_size)
     spec, batches = _patches(model, slide, batch_size)
     default, per_core = _default_session(model), load_predictor(model / (spec.classifier or "."))[0]
@@ -118,6 +119,8 @@ def _measure(model: Path, slide: Path, folder: Path, batch_size: int, repeats: i
     for _ in range(repeats):
         for name, run in sides.items():
             timings[name].append(_timed(run))
+        if fast is not None:
+            timings.setdefault("fast", []).append((fast(), math.nan))
         print("  ".join(f"{name} {timing[-1][0]:.2f} s" for name, timing in timings.items()), file=sys.stderr)
     result = {"patches": float(sum(map(len, batches)))}
     result |= {name: statistics.median(wall for wall, _ in values) for name, values in timings.items()}
@@ -125,6 +128,10 @@ def _measure(model: Path, slide: Path, folder: Path, batch_size: int, repeats: i
         pairs = list(zip(timings[name], timings["segment"], strict=True))
         result[f"ratio{suffix}"] = statistics.median(a[0] / b[0] for a, b in pairs)
         result[f"cpu_ratio{suffix}"] = statistics.median(a[1] / b[1] for a, b in pairs)
+    if fast is not None:
+        result["fast_ratio"] = statistics.median(
+            a[0] / b[0] for a, b in zip(timings["fast"], timings["segment"], strict=True)
+        )
     return {**result, "process": child["seconds"], "peak_mib": child["peak_mib"]}
 
 
@@ -178,20 +185,16 @@ def _process(slide: Path, model: Path, out: Path, batch_size: int) -> dict[str, 
     return {"seconds": time.perf_counter() - begun, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def _measure_fast(model: Path, slide: Path, folder: Path, segment: float, repeats: int) -> dict[str, float]:
+def _fast(model: Path, slide: Path, folder: Path) -> Callable[[], float] | None:
+    """Runs the headless pipeline in FAST and returns its seconds; None where that cannot be."""
     from tfseg.export.fast import FLAVOURS
     from tfseg.export.run_fast import has_fast, run_headless
 
     pipeline = model / FLAVOURS["headless"]
     if not has_fast() or not pipeline.is_file():
         print("FAST is left out: pyfast is not installed, or the model folder has no headless.fpl", file=sys.stderr)
-        return {}
-    seconds = []
-    for _ in range(repeats):
-        seconds.append(run_headless(pipeline, slide, folder / "fast.hdf5").seconds)
-        print(f"fast {seconds[-1]:.2f} s", file=sys.stderr)
-    fast = statistics.median(seconds)
-    return {"fast": fast, "fast_ratio": fast / segment}
+        return None
+    return lambda: run_headless(pipeline, slide, folder / "fast.hdf5").seconds
 
 
 def _report(result: dict[str, float]) -> None:
