@@ -67,7 +67,7 @@ def test_refuses_operators_naming_the_node(case, tmp_path):
 def test_refuses_dequantisation(tmp_path):
     nodes = [one("QuantizeLinear", "s"), helper.make_node("DequantizeLinear", ["y", "s"], ["out"], name="back")]
     path = network(tmp_path, nodes, [value("x")], [value("out", OPEN)], {"s": np.float32(1)})
-    with pytest.raises(ExportError, match="back.*DequantizeLinear"):
+    with pytest.raises(ExportError, match=r"back.*DequantizeLinear"):
         check_fast(path)
 
 

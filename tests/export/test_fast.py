@@ -147,5 +147,5 @@ def test_cascades_that_fast_cannot_run_are_refused(cascade, specs, reason, tmp_p
 
 @pytest.mark.parametrize("argument", [{"flavour": "x"}, {"engine": "x"}, {"result": "x"}])
 def test_unknown_choices_are_named(folder, argument):
-    with pytest.raises(ExportError, match="unknown 'x'. Known"):
+    with pytest.raises(ExportError, match=r"unknown 'x'\. Known"):
         write_fpl(folder, **argument)

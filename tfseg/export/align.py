@@ -8,6 +8,7 @@ pipeline cannot crop, but it can run a network.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ def write_align(path: str | Path, stride_px: int, size_px: tuple[int, int]) -> P
     levels of a pyramid differ by powers of two, and of the multiples that fit c cells of s pixels, (c − 1) s < W ≤ c s,
     there is one: k = ⌊log2(c s / w)⌋. Where none fits (a pyramid of other steps), the heatmap is stretched as FAST
     does. Output pixel i is looked up at (i + ½) W / (S s) − ½ cells, linearly between cell centres and clamped, as in
-    ``tfseg.infer.slide.heatmap_to_field``; as matrices: field = A_y · heatmap · A_xᵀ with A[i, j] = max(0, 1 − |p_i − j|).
+    ``tfseg.infer.slide.heatmap_to_field``; as matrices: field = A_y · heatmap · A_xᵀ, A[i, j] = max(0, 1 − |p_i − j|).
 
     Args:
         path: the ONNX file.
@@ -80,7 +81,7 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         name = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], name=f"{name}_node", **attributes))
         return name

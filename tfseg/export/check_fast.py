@@ -125,6 +125,6 @@ def _layout_problems(value: onnx.ValueInfoProto) -> Iterator[str]:
     if len(sizes) != 4 or 0 < sizes[3] <= _LARGEST_CHANNELS:
         return
     if not 0 < sizes[1] <= _LARGEST_CHANNELS:
-        yield f"input {value.name}: no axis of 1 to 4 channels, last (NHWC) or second (NCHW); FAST cannot tell the layout."
+        yield f"input {value.name}: neither the last axis (NHWC) nor the second (NCHW) has 1 to 4 channels: no layout."
     elif not (sizes[2] and sizes[3]):
         yield f"input {value.name}: NCHW with open height or width, which FAST misreads. Use NHWC or a fixed size."

@@ -284,7 +284,7 @@ def _header(flavour: str, parts: _Parts, classes: Sequence[ClassSpec], shows_ref
 
 def _plain(text: str) -> str:
     """Text without the characters that the syntax gives a meaning to."""
-    return text.translate(str.maketrans({'"': "'", ";": ",", "\n": " ", "@": " ", "$": " "}))
+    return text.translate(str.maketrans('";\n@$', "',   "))
 
 
 def _viewer_blocks(parts: _Parts, classes: Sequence[ClassSpec]) -> list[Block]:

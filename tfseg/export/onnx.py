@@ -189,7 +189,7 @@ def _compare(
             if not difference <= PARITY:
                 raise ExportError(
                     f"{target}: ONNX Runtime differs from Keras by {difference:.2g} in {output!r} on picture {number}, "
-                    f"more than {PARITY:g}. Nothing was written. NaN means that the network itself gives NaN: check its "
+                    f"more than {PARITY:g}. Nothing was written. If it is NaN, so is the network: check its "
                     "training."
                 )
 
@@ -217,6 +217,6 @@ def he_picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     for _ in range(height * width // 1500):
         centre, radius = random.uniform((0, 0), (height, width)), random.uniform(4, 9)
         inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
-        image[inside] = (95, 60, 140) + random.normal(0, 8, 3)
+        image[inside] = np.array([95, 60, 140]) + random.normal(0, 8, 3)
     image[x + y < min(height, width) // 3] = 243
     return image.clip(0, 255).astype(np.uint8)

@@ -21,8 +21,8 @@ from tfseg.files import atomic_path
 from tfseg.types import ExportError
 
 FLOAT32 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
-"""Keeps OpenVINO 2022.3 from computing in bfloat16 on processors that can, which moves probabilities by several per cent.
-FAST has no attribute for it."""
+"""Keeps OpenVINO 2022.3 from computing in bfloat16 on processors that can, which moves probabilities by several per
+cent. FAST has no attribute for it."""
 
 _RESULT = "tfseg-result "
 _TAIL = 1500
