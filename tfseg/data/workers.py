@@ -64,11 +64,11 @@ def _results(tasks: Sequence[Task], workers: int) -> Iterator[tuple[str, str | N
         return
     context = multiprocessing.get_context("spawn")  # forking a process that runs threads (TensorFlow) can hang
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_one_opencv_thread)
-    with _ctrl_c_ignored():  # inherited, and so in force before a worker runs a line of ours
-        futures = {pool.submit(_attempt, task): task[0].slide_name for task in tasks}
-    left = set(futures.values())
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_start_worker)
+    left = {task[0].slide_name for task in tasks}
     try:
+        with _ctrl_c_held_back():
+            futures = {pool.submit(_attempt, task): task[0].slide_name for task in tasks}
         for future in as_completed(futures):
             yield future.result()
             left.remove(futures[future])
@@ -110,20 +110,30 @@ def _attempt(task: Task) -> tuple[str, str | None]:
 
 
 @contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """For processes that are started inside: Ctrl-C reaches the whole process group; the parent alone decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Delays Ctrl-C to the end of the block in this process, and for ever in those that are started inside.
+
+    It reaches the whole process group, and the parent alone decides. What the children inherit is the mask; the parent
+    needs a handler as well, for the signal may come to a thread of a library that does not have the mask.
+    """
+    held: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number)) if in_main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        if mask is not None:  # None on Windows
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main:
+            signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
-def _one_opencv_thread() -> None:
-    """Slides are in parallel already."""
+def _start_worker() -> None:
+    """Ctrl-C is the parent's affair on Windows, too; slides are in parallel already, so OpenCV need not be."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import cv2
 
     cv2.setNumThreads(1)
