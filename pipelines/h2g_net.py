@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import keras
 import tyro
 from tyro.conf import Positional
 
@@ -109,6 +110,7 @@ def main(
         )
         report.raise_failures()
         folders[name], seconds[name] = folder, round(time.perf_counter() - start, 1)
+        keras.utils.clear_session()  # nine designs' graphs would fill the memory
     evaluate_cohort(test, folders, out / "scores", by, classes)
     write_json(out / "seconds.json", seconds)
     print((out / "scores" / "summary.md").read_text(encoding="utf-8"))
