@@ -33,6 +33,7 @@ from tfseg.data.index import IndexConfig, PatchIndex, build_index
 from tfseg.evaluation import evaluate_cohort
 from tfseg.files import write_json
 from tfseg.infer.cascade import SegmentOptions, segment_slides
+from tfseg.slides.base import open_slide
 from tfseg.slides.class_table import ClassTable
 from tfseg.train.cascade import train_cascade
 from tfseg.train.classifier import ClassifierSettings
@@ -73,6 +74,7 @@ def main(
     test_split: str = "test",
     by: tuple[str, ...] = ("grade",),
     map: tuple[str, ...] = (),
+    inception_weights: str | None = "imagenet",
     workers: int = 2,
     index: IndexConfig = IndexConfig(),  # noqa: B008
     classifier: ClassifierSettings = ClassifierSettings(clustering=ClusterSettings()),  # noqa: B008
@@ -88,6 +90,7 @@ def main(
         test_split: the split that is segmented and compared.
         by: columns of the manifest by which scores are grouped.
         map: names in annotation files that mean a class, as NAME=CLASS.
+        inception_weights: of Inc-PW's backbone, as --classifier.weights is of MobileNetV2.
         workers: processes that index, and slides at a time for heatmaps.
         index: how patches are found.
         classifier: stage one; architecture and clustering follow from the design.
@@ -99,19 +102,22 @@ def main(
     slides = Cohort.read(cohort)
     test = slides.split(test_split)
     patches = build_index(slides, index, out / "index", classes=classes, workers=workers)
+    weights = {
+        "mobilenetv2_classifier": classifier.weights,
+        "inceptionv3_classifier": None if quick else inception_weights,
+    }
     folders, seconds = {}, {}
     for name in designs:
         start = time.perf_counter()
         print(f"== {name}", flush=True)
-        model = train(name, slides, patches, out, classifier, refinement, classes, workers)
+        model = train(name, slides, patches, out, classifier, refinement, weights, workers)
         rows, folder = test.rows(), out / "segmentations" / name
-        report = segment_slides(
-            [row.slide for row in rows], model, folder, SegmentOptions(), names=[row.slide_name for row in rows]
-        )
+        sources = [open_slide(row.slide, mpp=row.mpp) for row in rows]
+        report = segment_slides(sources, model, folder, SegmentOptions(), names=[row.slide_name for row in rows])
         report.raise_failures()
         folders[name], seconds[name] = folder, round(time.perf_counter() - start, 1)
         keras.utils.clear_session()  # nine designs' graphs would fill the memory
-    evaluate_cohort(test, folders, out / "scores", by, classes)
+    evaluate_cohort(test, folders, out / "scores", by, classes, baselines=("Otsu",))
     write_json(out / "seconds.json", seconds)
     print((out / "scores" / "summary.md").read_text(encoding="utf-8"))
 
@@ -123,7 +129,7 @@ def train(
     out: Path,
     classifier: ClassifierSettings,
     refinement: RefinementSettings,
-    classes: ClassTable,
+    weights: dict[str, str | None],
     workers: int,
 ) -> Path:
     """Trains what a design needs; returns its cascade folder."""
@@ -137,14 +143,16 @@ def train(
         clusters = classifier.clustering if design.clustering else None
         arguments = {k: v for k, v in classifier.arguments.items() if k != "alpha" or "mobilenet" in design.classifier}
         first = dataclasses.replace(
-            classifier, architecture=design.classifier, clustering=clusters, arguments=arguments
+            classifier,
+            architecture=design.classifier,
+            weights=weights[design.classifier],
+            clustering=clusters,
+            arguments=arguments,
         )
     if design.refinement is not None:
         second = dataclasses.replace(refinement, architecture=design.refinement)
     shared = out / "classifiers" / f"{design.classifier}{'_clustered' if design.clustering else ''}"
-    return train_cascade(
-        cohort, index, folder, first, second, name=name, classifier_folder=shared, classes=classes, workers=workers
-    )
+    return train_cascade(cohort, index, folder, first, second, name=name, classifier_folder=shared, workers=workers)
 
 
 def shrink(
@@ -179,3 +187,5 @@ if __name__ == "__main__":
         tyro.cli(main, config=(tyro.conf.AvoidSubcommands,), description=__doc__)
     except TfsegError as error:
         sys.exit(f"h2g_net: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

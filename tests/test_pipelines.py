@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
+from tfseg.slides.base import open_slide
 from tfseg.slides.synthetic import make_cohort
 
 SCRIPT = Path(__file__).parents[1] / "pipelines" / "h2g_net.py"
@@ -45,7 +47,22 @@ def test_nine_designs_from_manifest_to_table(h2g_net, cohort, tmp_path, capsys):
     capsys.readouterr()
     h2g_net.main(cohort, out=out, quick=True, workers=1, designs=("Otsu", "Mob-PW-UNet"))
     assert list(pd.read_csv(out / "scores" / "scores.csv").design.unique()) == ["Otsu", "Mob-PW-UNet"]
-    assert "epoch 1/1" not in capsys.readouterr().out, "finished stages are taken as they are"
+    said = capsys.readouterr().out
+    assert "epoch 1/1" not in said, "finished stages are taken as they are"
+    assert said.count("  kept") == 6, "so are the heatmaps of three training and three validation slides"
+
+
+def test_slides_without_pixel_size_take_it_from_the_manifest(h2g_net, cohort, tmp_path):
+    table = pd.read_csv(cohort)
+    for column in ("slide", "annotation"):
+        table[column] = [str(cohort.parent / path) for path in table[column]]
+    for row in table[table.split == "test"].itertuples():
+        with open_slide(row.slide) as slide:
+            Image.fromarray(slide.whole(slide.mpp)).save(tmp_path / f"{row.Index}.png")
+        table.loc[row.Index, "slide"] = str(tmp_path / f"{row.Index}.png")
+    table.assign(mpp=1.0).to_csv(tmp_path / "cohort.csv", index=False)
+    h2g_net.main(tmp_path / "cohort.csv", out=tmp_path / "run", quick=True, workers=1, designs=("Otsu",))
+    assert len(pd.read_csv(tmp_path / "run" / "scores" / "scores.csv")) == 3
 
 
 def test_a_design_is_what_the_paper_says(h2g_net):

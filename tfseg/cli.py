@@ -72,7 +72,6 @@ def _train() -> Command:
 
     from tfseg.data.cohort import Cohort
     from tfseg.data.index import PatchIndex
-    from tfseg.slides.class_table import ClassTable
     from tfseg.train.cascade import train_cascade
     from tfseg.train.classifier import ClassifierSettings
     from tfseg.train.clustering import ClusterSettings
@@ -89,7 +88,6 @@ def _train() -> Command:
         classifier: ClassifierSettings = ClassifierSettings(clustering=ClusterSettings()),  # noqa: B008
         refinement: RefinementSettings = RefinementSettings(),  # noqa: B008
         name: str = "h2g_net",
-        map: tuple[str, ...] = (),
         workers: int = 2,
     ) -> None:
         """Trains the patch classifier and the refinement network; writes the folder that `tfseg segment` takes.
@@ -107,7 +105,6 @@ def _train() -> Command:
             classifier: stage one.
             refinement: stage two.
             name: of the cascade.
-            map: names in annotation files that mean a class, as NAME=CLASS.
             workers: slides at a time, for heatmaps.
         """
         first = dataclasses.replace(classifier, clustering=classifier.clustering if clustering else None)
@@ -126,7 +123,6 @@ def _train() -> Command:
             None if stages == "refinement" else first,
             None if stages == "classifier" else second,
             name=name,
-            classes=ClassTable.h2g().with_aliases(map),
             workers=workers,
         )
         print(f"model: {model}  (tfseg segment SLIDE --model {model} --out DIR)")

@@ -16,6 +16,7 @@ from tfseg.export.fast import export_cascade
 from tfseg.files import write_json
 from tfseg.infer.cascade import SegmentOptions, segment_slides
 from tfseg.report import SlidePictures, slide_pictures, table, write_report
+from tfseg.slides.base import open_slide
 from tfseg.slides.synthetic import make_cohort
 from tfseg.train.cascade import train_cascade
 from tfseg.train.classifier import ClassifierSettings
@@ -125,7 +126,7 @@ def segment(test: Cohort, model: Path, out: Path) -> dict[str, Path]:
     folders = {REFINED: out / "segmentation" / "refined", UNREFINED: out / "segmentation" / "unrefined"}
     for design, cascade in ((REFINED, model), (UNREFINED, alone)):
         report = segment_slides(
-            [row.slide for row in rows],
+            [open_slide(row.slide, mpp=row.mpp) for row in rows],
             cascade,
             folders[design],
             SegmentOptions(progress=design == REFINED),

@@ -27,6 +27,7 @@ def evaluate_cohort(
     by: Sequence[str] = ("grade",),
     classes: ClassTable | None = None,
     within_tissue: bool = False,
+    baselines: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Scores every annotated slide of a cohort under every design, and writes tables and pictures.
 
@@ -41,6 +42,7 @@ def evaluate_cohort(
         by: columns of the manifest; those that it does not have are an error.
         classes: of the annotations; None takes :meth:`ClassTable.h2g`.
         within_tissue: compare within tissue alone.
+        baselines: designs that Tukey's test leaves out; H2G-Net tests between the learned designs only.
 
     Returns:
         The table of scores.csv.
@@ -52,7 +54,8 @@ def evaluate_cohort(
     rows = [row for row in cohort.rows() if row.annotation is not None]
     if not rows:
         raise CohortError(f"{cohort.path}: no slide has an annotation to compare with. Fill the column annotation.")
-    need_columns(cohort.table, by, str(cohort.path))
+    known = pd.DataFrame([{"split": row.split, **row.values} for row in rows])
+    need_columns(known, by, str(cohort.path))
     masks = {(design, row.slide_name): _mask(folder, row) for design, folder in segmentations.items() for row in rows}
     scores = []
     for design in segmentations:
@@ -64,7 +67,7 @@ def evaluate_cohort(
             manifest = {column: {"split": row.split, **row.values}[column] for column in by}
             scores.append({"design": design, "slide_name": row.slide_name, **manifest, **found})
     table = pd.DataFrame(scores)
-    _write(table, out, by)
+    _write(table, out, by, baselines)
     return table
 
 
@@ -78,7 +81,7 @@ def _mask(folder: Path, row: CohortRow) -> Path:
     return path
 
 
-def _write(table: pd.DataFrame, out: Path, by: Sequence[str]) -> None:
+def _write(table: pd.DataFrame, out: Path, by: Sequence[str], baselines: Sequence[str]) -> None:
     with atomic_path(out / "scores.csv") as temporary:
         table.to_csv(temporary, index=False)
     parts = {"All slides": summarise(table, SCORES, "design")}
@@ -89,9 +92,10 @@ def _write(table: pd.DataFrame, out: Path, by: Sequence[str]) -> None:
     box_plot(table, out / "boxes.png")
     for column in by:
         box_plot(table, out / f"boxes_{column}.png", hue=column)
-    slides = table.groupby("design")["dice"].count()
+    tested = table[~table["design"].isin(list(baselines))]
+    slides = tested.groupby("design")["dice"].count()
     if len(slides) > 1 and slides.min() > 1:
-        test = tukey(table)
+        test = tukey(tested)
         with atomic_path(out / "tukey.csv") as temporary:
             test.to_csv(temporary, index=False)
         text += "## Tukey's range test on Dice\n\n" + _tukey_lines(test)

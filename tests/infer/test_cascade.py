@@ -49,6 +49,17 @@ def test_files_of_a_slide(slide, tmp_path):
     assert set(summary["outputs"]) == {Path(name).name for name in names(tmp_path / "out")} - {"summary.json"}
 
 
+def test_every_file_says_where_the_pixel_size_is_from(slide, tmp_path):
+    options = SegmentOptions(mpp=0.5, outputs=OutputOptions(1.0, probability=True))
+    segment_slide(slide, cascade(), tmp_path, options)
+    folder = tmp_path / "first"
+    for name in ("mask.tiff", "heatmap.tiff", "probability.tiff"):
+        with tifffile.TiffFile(folder / name) as tiff:
+            assert "slide first, 560 x 420 px; 0.5 um/px from given (--mpp)" in tiff.pages[0].description
+    assert json.loads((folder / "polygons.geojson").read_text())["tfseg"]["mpp"] == "0.5 um/px from given (--mpp)"
+    assert json.loads((folder / "summary.json").read_text())["slide"]["mpp_source"] == "given (--mpp)"
+
+
 def test_mask_lies_where_the_tumour_is(slide, tmp_path):
     """Refinement at 64² px of a 560 × 420 slide: right up to one of its pixels, 9 × 7 of the slide's."""
     segment_slide(slide, cascade(), tmp_path / "out", FINE)

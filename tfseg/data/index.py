@@ -42,6 +42,7 @@ class PatchIndex:
         summary: one row a slide: split, grade (if the manifest has it), slide_name, one column of patch counts a class,
             unannotated, dropped (by the label rule), no_tissue, mpp, mpp_source, error.
         versions: of tfseg and what it was built with.
+        labels: how annotations became classes, so that later stages read them alike.
     """
 
     table: pd.DataFrame
@@ -51,6 +52,7 @@ class PatchIndex:
     summary: pd.DataFrame
     broken: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    labels: ClassTable = field(default_factory=ClassTable.h2g)
 
     def split(self, name: str) -> PatchIndex:
         """The patches of one split.
@@ -93,6 +95,11 @@ class PatchIndex:
                 "slides": self.slides,
                 "broken": self.broken,
                 "versions": self.versions,
+                "labels": {
+                    "aliases": self.labels.aliases,
+                    "values": [list(pair) for pair in self.labels.values.items()],
+                    "rest": self.labels.rest,
+                },
             },
         )
 
@@ -115,14 +122,17 @@ class PatchIndex:
             table = pd.read_parquet(folder / _TABLE)
             if len(table) != content["patches"]:
                 raise ValueError(f"{_TABLE} has {len(table)} patches, {_INDEX} says {content['patches']}")
+            classes = tuple(ClassSpec(spec["name"], tuple(spec["color"])) for spec in content["classes"])
+            labels = content["labels"]
             return cls(
                 table,
                 IndexConfig(**content["config"]),
-                tuple(ClassSpec(spec["name"], tuple(spec["color"])) for spec in content["classes"]),
+                classes,
                 content["slides"],
                 pd.read_csv(folder / _SUMMARY, dtype={"grade": str, "slide_name": str}, keep_default_na=False),
                 content["broken"],
                 content["versions"],
+                ClassTable(classes, labels["aliases"], dict(labels["values"]), labels["rest"]),
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CohortError(f"{folder}: the patch index cannot be read ({error}). {hint}") from error
@@ -177,6 +187,7 @@ def build_index(
         _summary(cohort, done, broken, classes.classes),
         broken,
         {"tfseg": tfseg.__version__, "python": platform.python_version(), "numpy": np.__version__},
+        classes,
     )
     _check_classes(cohort, index)
     index.save(out)

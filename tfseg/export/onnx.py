@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ OPSETS = {"default": 17, "fast": 13}
 FILES = {"default": ("model.onnx", "config.json"), "fast": ("model_fast.onnx", "model_fast.json")}
 """Profile → names of the network and of its ModelSpec. The fast profile has names of its own for inputs and outputs."""
 
+_SOURCE = "tfseg_source"
 PARITY = 1e-4
 """Largest difference of a probability between Keras and ONNX Runtime."""
 
@@ -55,6 +58,9 @@ def export_onnx(
         heads: whether to write the deep-supervision outputs too; the profile's way by default.
         gate: of a classifier: the tissue test to build into the network (the fast profile of a cascade has one).
 
+    A file that was exported from the same weights and settings is left as it is: conversion names nodes differently
+    every time, and what was computed with the file is recognised by its bytes.
+
     Returns:
         Path of the ONNX file. The spec is config.json (default) or model_fast.json (fast) in the same folder.
 
@@ -73,9 +79,13 @@ def export_onnx(
     keep_heads = profile == "default" if heads is None else heads
     keras_names = spec.outputs if keep_heads else spec.outputs[:1]
     named = fast_names(replace(spec, outputs=keras_names)) if profile == "fast" else replace(spec, outputs=keras_names)
-    network = convert(model, spec, keras_names, named, OPSETS[profile])
     file_name, spec_name = FILES[profile]
     target = folder / file_name if out is None else Path(out)
+    source = _fingerprint(model, named, OPSETS[profile])
+    if pictures is None and _source(target) == source and (target.parent / spec_name).is_file():
+        return target
+    network = convert(model, spec, keras_names, named, OPSETS[profile])
+    network.metadata_props.add(key=_SOURCE, value=source)
     with atomic_path(target) as temporary:
         onnx.save(network, str(temporary))
         if profile == "fast":
@@ -84,6 +94,26 @@ def export_onnx(
     if not (keep_heads and target.parent.resolve() == folder.resolve() and profile == "default"):
         write_json(target.parent / spec_name, named.to_dict())
     return target
+
+
+def _fingerprint(model: keras.Model, named: ModelSpec, opset: int) -> str:
+    """Hash of all that decides what an exported network computes and how it is called."""
+    content = replace(named, provenance={"tissue_gate": named.provenance.get("tissue_gate")}).to_dict()
+    digest = hashlib.sha256(json.dumps([content, opset], sort_keys=True, default=list).encode())
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def _source(path: Path) -> str | None:
+    """The fingerprint that an exported file carries; None where there is no file, or none of ours."""
+    if not path.is_file():
+        return None
+    try:
+        properties = onnx.load(str(path), load_external_data=False).metadata_props
+    except Exception:  # protobuf's errors have no common class; a damaged file is exported anew
+        return None
+    return next((one.value for one in properties if one.key == _SOURCE), None)
 
 
 def in_float32(model: keras.Model, spec: ModelSpec) -> keras.Model:

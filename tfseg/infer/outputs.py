@@ -22,6 +22,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+import tfseg
 from tfseg.files import atomic_path
 from tfseg.infer.fields import Field, MaskTiles, ProbabilityTiles, mask_grid, to_bytes
 from tfseg.infer.overlay import draw_overlay, field_on, png, thumbnail_grid
@@ -106,7 +107,7 @@ def write_outputs(folder: Path, segmentation: Segmentation, options: OutputOptio
     with ThreadPoolExecutor(2, "tfseg-write") as pool:
         jobs: list[Future[Any]] = [pool.submit(_write_overlay, folder / OVERLAY, segmentation, options)]
         if segmentation.heatmap is not None:
-            jobs.append(pool.submit(_write_heatmap, folder / HEATMAP, segmentation.heatmap))
+            jobs.append(pool.submit(_write_heatmap, folder / HEATMAP, segmentation.heatmap, slide))
             names.append(HEATMAP)
         if options.probability:
             jobs.append(pool.submit(_write_probability, folder / PROBABILITY, segmentation, grid))
@@ -116,9 +117,9 @@ def write_outputs(folder: Path, segmentation: Segmentation, options: OutputOptio
         mask = render(tally) if small else None
         colors = {index: spec.color for index, spec in enumerate(segmentation.classes) if index}
         polygons = pool.submit(_write_polygons, folder / names[1], segmentation, grid, mask, options)
-        write_pyramid(
-            folder / MASK, tally if mask is None else mask, mpp=grid.step_x * slide.mpp, kind="label", colors=colors
-        )
+        source = tally if mask is None else mask
+        mpp, text = grid.step_x * slide.mpp, "; ".join(provenance(slide).values())
+        write_pyramid(folder / MASK, source, mpp=mpp, kind="label", colors=colors, description=text)
         for job in jobs:
             job.result()
     return {
@@ -178,14 +179,25 @@ def render(source: TileSource) -> NDArray[np.uint8]:
     return out
 
 
-def _write_heatmap(path: Path, heatmap: Heatmap) -> None:
-    mpp = heatmap.grid.stride_px * heatmap.grid.mpp
-    write_pyramid(path, to_bytes(heatmap.foreground), mpp=mpp, kind="heatmap")
+def provenance(slide: Slide) -> dict[str, str]:
+    """What every file says of the slide that it was made from, ASCII alone as TIFF wants it."""
+    name = slide.name.encode("ascii", "replace").decode()
+    return {
+        "software": f"tfseg {tfseg.__version__}",
+        "slide": f"slide {name}, {slide.size[0]} x {slide.size[1]} px",
+        "mpp": f"{slide.mpp:.6g} um/px from {slide.mpp_source}",
+    }
+
+
+def _write_heatmap(path: Path, heatmap: Heatmap, slide: Slide) -> None:
+    mpp, text = heatmap.grid.stride_px * heatmap.grid.mpp, "; ".join(provenance(slide).values())
+    write_pyramid(path, to_bytes(heatmap.foreground), mpp=mpp, kind="heatmap", description=text)
 
 
 def _write_probability(path: Path, segmentation: Segmentation, grid: PixelGrid) -> None:
     source = ProbabilityTiles(segmentation.field, grid)
-    write_pyramid(path, source, mpp=grid.step_x * segmentation.slide.mpp, kind="heatmap")
+    mpp, text = grid.step_x * segmentation.slide.mpp, "; ".join(provenance(segmentation.slide).values())
+    write_pyramid(path, source, mpp=mpp, kind="heatmap", description=text)
 
 
 def _write_overlay(path: Path, segmentation: Segmentation, options: OutputOptions) -> None:
@@ -213,7 +225,8 @@ def _write_polygons(
     if mask is None:
         grid = coarser(grid, segmentation.slide.size, MOST_POLYGON_PX)
         mask = render(segmentation.mask(grid, options.tissue_only))
-    return write_geojson(path, _features(segmentation, grid, mask, options), segmentation.slide.mpp)
+    slide, features = segmentation.slide, _features(segmentation, grid, mask, options)
+    return write_geojson(path, features, slide.mpp, about=provenance(slide))
 
 
 def coarser(grid: PixelGrid, slide_size: tuple[int, int], most_px: int) -> PixelGrid:

@@ -92,7 +92,14 @@ def load_trunk_weights(
         ModelError: no such file, or it holds another network's weights.
     """
     if str(weights) == "imagenet":
-        trunk.set_weights(network(include_top=False, weights="imagenet", **arguments).get_weights())
+        try:
+            pretrained = network(include_top=False, weights="imagenet", **arguments)
+        except Exception as error:  # Keras raises a bare Exception where the download fails
+            raise ModelError(
+                f"the ImageNet weights of {network.__name__} cannot be had: {error}. Without a network, give the path "
+                "of a .weights.h5 file without top (--classifier.weights, --classifier.clustering.weights), or None."
+            ) from error
+        trunk.set_weights(pretrained.get_weights())
         return
     path = Path(weights)
     wanted = f'Expected "imagenet" or a .weights.h5 file of keras.applications\' {network.__name__} without top'

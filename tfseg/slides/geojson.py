@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -54,7 +54,9 @@ class PolygonFeature:
     object_type: str = "annotation"
 
 
-def write_geojson(path: str | Path, features: Iterable[PolygonFeature], mpp: float) -> int:
+def write_geojson(
+    path: str | Path, features: Iterable[PolygonFeature], mpp: float, about: Mapping[str, str] | None = None
+) -> int:
     """Writes ``features`` as a FeatureCollection that QuPath imports, one at a time, whole or not at all.
 
     Every feature carries a class with its colour (QuPath refuses a class without), a UUID, ``isLocked`` false and its
@@ -65,6 +67,7 @@ def write_geojson(path: str | Path, features: Iterable[PolygonFeature], mpp: flo
         path: ``….geojson`` or ``….geojson.gz``.
         features: consumed once; never held together in memory.
         mpp: µm per level-0 pixel, for the area.
+        about: written as the member "tfseg" of the collection, which other programs leave alone.
 
     Returns:
         The number of features written.
@@ -74,7 +77,8 @@ def write_geojson(path: str | Path, features: Iterable[PolygonFeature], mpp: flo
     """
     number = 0
     with atomic_path(path) as temporary, _open_to_write(temporary) as out:
-        out.write(b'{"type":"FeatureCollection","features":[')
+        member = f'"tfseg":{json.dumps(dict(about))},' if about else ""
+        out.write(f'{{"type":"FeatureCollection",{member}"features":['.encode())
         for feature in features:
             out.write(b",\n" if number else b"\n")
             out.write(_encode(feature, number, mpp).encode("utf-8"))

@@ -7,7 +7,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -55,7 +54,7 @@ class ClassifierSettings:
     """
 
     architecture: str = "mobilenetv2_classifier"
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, int | float | bool] = field(default_factory=dict)
     weights: str | None = "imagenet"
     batch_size: int = 64
     augment: PatchAugment | None = field(default_factory=PatchAugment)

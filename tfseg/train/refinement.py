@@ -23,7 +23,7 @@ from tfseg.train.step import LossTerm, Objective, Tensors
 from tfseg.types import H2G_CLASSES, CascadeSpec, ClassSpec, CohortError, ModelError, ModelSpec
 
 OUTPUT = "segmentation"
-_MODEL_FILES = ("config.json", "model.keras", "model.onnx")
+_MODEL_FILES = ("model.keras", "model.onnx", "config.json")
 
 
 def paper_config() -> TrainConfig:
@@ -56,7 +56,7 @@ class RefinementSettings:
     """
 
     architecture: str = "unet"
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, int | float | bool | tuple[int, ...]] = field(default_factory=dict)
     size_px: int = 1024
     batch_size: int = 4
     augment: SlideAugment | None = field(default_factory=SlideAugment)
@@ -198,10 +198,11 @@ def write_cascade(
 
 
 def _copy_model(source: Path, target: Path) -> None:
-    """Copies the files of a model folder; a stale ONNX file of an older network does not stay."""
+    """Copies the files of a model folder, the spec last; no export of an older network stays."""
     if source.resolve() == target.resolve():
         return
-    (target / "model.onnx").unlink(missing_ok=True)
+    for stale in ("model.onnx", "model_fast.onnx", "model_fast.json", "align_fast.onnx"):
+        (target / stale).unlink(missing_ok=True)
     for file in _MODEL_FILES:
         if (source / file).is_file():
             with atomic_path(target / file) as temporary:
