@@ -28,7 +28,7 @@ def cohort(tfseg, manifest, tmp_path):
 
 
 def test_empty_split(fails, cohort, tmp_path):
-    fails(cohort(train=TUMOUR_BOX), "no patches in split 'val'", "train", "column 'split'", "tfseg index")
+    fails(cohort(train=TUMOUR_BOX), "no slide in split 'val'", "train", "column 'split'")
     assert not (tmp_path / "run").exists()
 
 
