@@ -11,7 +11,7 @@ import tifffile
 
 from tfseg.slides import synthetic_nuclei, synthetic_render
 from tfseg.slides.geojson import read_geojson
-from tfseg.slides.synthetic import Recipe, _jobs, make_cohort, synthetic_slide
+from tfseg.slides.synthetic import GRADES, SCANNERS, STAINS, Recipe, _jobs, make_cohort, synthetic_slide
 from tfseg.slides.synthetic_tissue import grow
 from tfseg.types import CohortError
 
@@ -67,10 +67,23 @@ def test_manifest_and_progress(tmp_path):
     assert told == [(n, 3, f"train-grade{n}-01") for n in (1, 2, 3)]
 
 
-def test_nine_training_slides_show_every_stain_on_every_scanner():
-    jobs = _jobs({"train": 3, "val": 1}, 1024, 0.5, 0)
-    assert len({(recipe.stain, recipe.scanner) for _, recipe, split in jobs if split == "train"}) == 9
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_stains_and_scanners_are_crossed_with_grades(seed):
+    jobs = _jobs({"train": 3, "val": 1, "test": 1}, 1024, 0.5, seed)
     assert len({recipe.seed for _, recipe, _ in jobs}) == len(jobs)
+    pairs = {}
+    for _, recipe, split in jobs:
+        pairs.setdefault((split, recipe.grade), set()).add((recipe.stain, recipe.scanner))
+    assert len(set.union(*(pairs["train", grade] for grade in GRADES))) == 9
+    for grade in GRADES:
+        stains, scanners = zip(*pairs["train", grade], strict=True)
+        assert set(stains) == set(STAINS) and set(scanners) == set(SCANNERS)
+        assert not pairs["train", grade] & (pairs["val", grade] | pairs["test", grade])
+
+
+def test_nine_slides_of_a_grade_show_every_pair():
+    jobs = _jobs({"train": 9}, 1024, 0.5, 0)
+    assert len({(recipe.stain, recipe.scanner) for _, recipe, _ in jobs if recipe.grade == 2}) == 9
 
 
 def test_slide_opens_with_pixel_size_and_power(slides):

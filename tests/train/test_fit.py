@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 import toy
 
+from tfseg import models
 from tfseg.train.fit import TrainConfig, fit, precision, reproducible
 from tfseg.train.interrupt import TrainingInterruptedError
 from tfseg.train.step import Objective, Stepper, output_loss
@@ -111,6 +112,35 @@ def test_same_seed_same_weights(tmp_path):
     for a, b in zip(weights[0], weights[1], strict=True):
         np.testing.assert_array_equal(a, b)
     assert any((a != c).any() for a, c in zip(weights[0], weights[2], strict=True))
+
+
+def test_reproducible_switches_graph_rewriting_off():
+    reproducible(0)
+    assert tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
+
+
+@pytest.mark.slow
+def test_gradients_of_a_large_network_do_not_depend_on_which_thread_is_first():
+    """TensorFlow rewrites sums of large gradients into sums in the order of arrival unless it is told not to."""
+    reproducible(0)
+    model = models.build("mobilenetv2_classifier", weights=None, alpha=0.35, size_px=256)
+    images = tf.constant(np.random.default_rng(0).random((32, 256, 256, 3), np.float32) * 255)
+    start = [variable.numpy() for variable in model.variables]
+
+    @tf.function(autograph=False)
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.math.log(model({"image": images}, training=True)["probabilities"][:, 0]))
+        found = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+        return tf.concat([tf.reshape(gradient, [-1]) for gradient in found], 0)
+
+    results = []
+    for _ in range(8):
+        for variable, value in zip(model.variables, start, strict=True):
+            variable.assign(value)
+        results.append(gradients().numpy())
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
 
 
 def test_accumulated_gradients_equal_one_large_batch():

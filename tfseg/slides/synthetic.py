@@ -209,15 +209,21 @@ Job = tuple[str, Recipe, str]
 
 
 def _jobs(counts: Mapping[str, int], size_px: int, mpp: float, seed: int) -> list[Job]:
-    """Every slide of a cohort. Nine in a row of one split show every pair of stain and scanner."""
-    pairs = [(stain, scanner) for stain in STAINS for scanner in SCANNERS]
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    """Every slide of a cohort.
+
+    Stains and scanners are crossed with grades: three slides of one split and grade show every stain and every
+    scanner, three of each grade show every pair, and so do nine of one grade. The next split has other pairs.
+    """
+    rng = np.random.default_rng(seed)
+    stains, scanners = rng.permutation(STAINS).tolist(), rng.permutation(SCANNERS).tolist()
     jobs = []
     for place, (split, number) in enumerate(counts.items()):
         for grade in GRADES:
             for index in range(number):
                 name = f"{split}-grade{grade}-{index + 1:02d}"
-                stain, scanner = pairs[order[(3 * (grade - 1) + index + 2 * place) % len(pairs)]]
+                turn = index + grade + place
+                stain = stains[turn % len(stains)]
+                scanner = scanners[(turn + grade + place + index // len(stains)) % len(scanners)]
                 own = (seed, zlib.crc32(name.encode()))
                 jobs.append((name, Recipe(size_px, mpp, grade, stain, scanner, own), split))
     return jobs

@@ -97,11 +97,14 @@ class TrainResult:
 def reproducible(seed: int, deterministic_ops: bool = False) -> None:
     """Seeds Python, NumPy, TensorFlow and Keras. Call it before the network is built.
 
-    On a CPU the same seed then gives the same weights. On a GPU that also needs ``deterministic_ops``, which slows
-    some layers down, holds for the whole process, and makes TensorFlow run stateful Python functions in tf.data one
-    at a time.
+    On a CPU the same seed then gives the same weights, bit for bit, with the same versions, number of threads and kind
+    of processor. For that TensorFlow's graph rewriting is switched off for the process: its memory pass turns sums of
+    gradients into sums in the order in which the threads happen to finish. On a GPU it also needs
+    ``deterministic_ops``, which slows some layers down, holds for the whole process, and makes TensorFlow run stateful
+    Python functions in tf.data one at a time.
     """
     keras.utils.set_random_seed(seed)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     if deterministic_ops:
         tf.config.experimental.enable_op_determinism()
 
