@@ -5,6 +5,7 @@ histopathological images", Front. Med. 2022.
 
     python pipelines/h2g_net.py cohort.csv --out runs/h2g
     python pipelines/h2g_net.py cohort.csv --out runs/h2g --designs Mob-PW Mob-PW-UNet
+    python pipelines/h2g_net.py cohort.csv --out runs/small --small    # networks and training of the demo's size
     python pipelines/h2g_net.py cohort.csv --out runs/quick --quick    # smoke run, scores mean nothing
 
 The manifest needs the columns slide, annotation, split (train, val, test) and grade. Designs that share a classifier
@@ -30,6 +31,7 @@ from tyro.conf import Positional
 
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import IndexConfig, PatchIndex, build_index
+from tfseg.demo import small_settings
 from tfseg.evaluation import evaluate_cohort
 from tfseg.files import write_json
 from tfseg.infer.cascade import SegmentOptions, segment_slides
@@ -70,6 +72,7 @@ def main(
     /,
     out: Path,
     designs: tuple[Name, ...] = tuple(DESIGNS),
+    small: bool = False,
     quick: bool = False,
     test_split: str = "test",
     by: tuple[str, ...] = ("grade",),
@@ -86,6 +89,8 @@ def main(
         cohort: manifest CSV with the columns slide, annotation, split and grade.
         out: run folder.
         designs: rows of the paper's Table 1 to run.
+        small: train both stages with the settings of `tfseg demo`, minutes a design on two cores (Inc-PW longer);
+            options of the stages do not count then.
         quick: shrink networks, patches and training until a run takes minutes; a smoke test.
         test_split: the split that is segmented and compared.
         by: columns of the manifest by which scores are grouped.
@@ -96,6 +101,9 @@ def main(
         classifier: stage one; architecture and clustering follow from the design.
         refinement: stage two; the architecture follows from the design.
     """
+    if small:
+        classifier, refinement = small_settings()
+        inception_weights = None
     if quick:
         index, classifier, refinement = shrink(index, classifier, refinement)
     classes = ClassTable.h2g().with_aliases(map)

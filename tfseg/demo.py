@@ -86,7 +86,13 @@ class Steps:
 
 
 def train(cohort: Cohort, index: PatchIndex, out: Path, seed: int, workers: int) -> Path:
-    """Both stages, small enough for minutes on two cores; everything else is as in the paper.
+    """Both stages."""
+    classifier, refinement = small_settings(seed, workers)
+    return train_cascade(cohort, index, out, classifier, refinement, name="demo", workers=workers)
+
+
+def small_settings(seed: int = 0, threads: int = 2) -> tuple[ClassifierSettings, RefinementSettings]:
+    """Both stages small enough for minutes on two cores; everything else is as in the paper.
 
     Smaller than the paper: MobileNetV2 of width 0.35 from random weights (no download), batches of 32, 150 steps;
     clusters on VGG16 features of patches at 48², random filters; U-Net at 256² for 120 steps. Learning rates 1e-3.
@@ -99,7 +105,7 @@ def train(cohort: Cohort, index: PatchIndex, out: Path, seed: int, workers: int)
         train=TrainConfig(
             epochs=5, steps_per_epoch=30, validation_steps=6, learning_rate=1e-3, reestimate_batches=6, seed=seed
         ),
-        threads=workers,
+        threads=threads,
     )
     refinement = RefinementSettings(
         size_px=256,
@@ -115,7 +121,7 @@ def train(cohort: Cohort, index: PatchIndex, out: Path, seed: int, workers: int)
             seed=seed,
         ),
     )
-    return train_cascade(cohort, index, out, classifier, refinement, name="demo", workers=workers)
+    return classifier, refinement
 
 
 def segment(test: Cohort, model: Path, out: Path) -> dict[str, Path]:
