@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import zipfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import keras
 
 from tfseg.files import atomic_path, write_json
+from tfseg.geometry import field_name
 from tfseg.models.attention_unet import agunet, dagunet
 from tfseg.models.blocks import float32_policy
 from tfseg.models.double_unet import doubleunet
@@ -84,23 +86,27 @@ def describe(
         model: as :func:`build` returned it.
         architecture: key of ``MODELS``.
         arguments: keyword arguments given to the builder.
-        mpp: µm/px of the image input; None where the whole slide is resized to the input.
+        mpp: µm/px of the image input; None where the whole slide is resized to the input, and for networks of several
+            fields, whose ``mpps`` say it.
         classes: of the last output axis.
         name: what the user calls it; the architecture by default.
 
     Raises:
-        ModelError: the number of classes is not the model's.
+        ModelError: the number of classes, or ``mpp``, is not the model's.
     """
     one_of("architecture", architecture, tuple(MODELS))
     channels = model.output[output_names(model)[0]].shape[-1]
     if channels != len(classes):
         raise ModelError(f"{architecture}: the network has {channels} classes, the class table {len(classes)}.")
+    mpps = _field_mpps(model, architecture, arguments, mpp)
     shapes = {key: tensor.shape for key, tensor in model.input.items()}
     inputs = tuple(
-        InputSpec(key, tuple(shapes[key][1:3]), shapes[key][3], mpp, "heatmap" if key == "heatmap" else "image")
-        for key in input_names(model)
+        InputSpec(key, tuple(shapes[key][1:3]), shapes[key][3], field, "heatmap" if key == "heatmap" else "image")
+        for key, field in mpps.items()
     )
     classifies = "probabilities" in output_names(model)
+    dense = not classifies and "heatmap" not in mpps and inputs[0].mpp is not None
+    output_px = tuple(model.output[output_names(model)[0]].shape[1:3]) if dense else None
     return ModelSpec(
         name=name or architecture,
         architecture=architecture,
@@ -109,13 +115,23 @@ def describe(
         inputs=inputs,
         outputs=output_names(model),
         classes=classes,
-        stride_px=inputs[0].size_px[0] if classifies else None,
+        stride_px=inputs[0].size_px[0] if classifies else output_px[0] if output_px else None,
+        output_px=output_px,
+        output_mpp=inputs[0].mpp if dense else None,
     )
 
 
-def input_names(model: keras.Model) -> tuple[str, ...]:
-    """Input names in the order of the spec: images first, then heatmaps."""
-    return tuple(sorted(model.input, key=lambda name: (name == "heatmap", name)))
+def _field_mpps(
+    model: keras.Model, architecture: str, arguments: dict[str, Any], mpp: float | None
+) -> dict[str, float | None]:
+    """Input name → µm/px, in the order of the spec: the target field, its context from fine to coarse, heatmaps."""
+    parameter = inspect.signature(MODELS[architecture]).parameters.get("mpps")
+    if parameter is None:
+        return {name: mpp for name in sorted(model.input, key=lambda name: (name == "heatmap", name))}
+    mpps = arguments.get("mpps", parameter.default)
+    if mpp is not None and mpp != mpps[0]:
+        raise ModelError(f"{architecture}: its fields have {', '.join(map(str, mpps))} µm/px (mpps). Received: {mpp}.")
+    return {field_name(field): field for field in mpps}
 
 
 def output_names(model: keras.Model) -> tuple[str, ...]:
@@ -179,7 +195,9 @@ def check(model: keras.Model, spec: ModelSpec, where: str | Path) -> None:
             f"{where}: the network's outputs {sorted(model.output)} are not those of config.json "
             f"{sorted(spec.outputs)}."
         )
-    channels = model.output[spec.outputs[0]].shape[-1]
+    *size, channels = model.output[spec.outputs[0]].shape[1:]
+    if spec.output_px is not None and tuple(size) != spec.output_px:
+        raise ModelError(f"{where}: the network's output is {tuple(size)} px, that of config.json {spec.output_px}.")
     if channels != len(spec.classes):
         raise ModelError(f"{where}: the network has {channels} classes, config.json {len(spec.classes)}.")
 
