@@ -29,7 +29,7 @@ from tfseg.slides.tiff_writer import write_pyramid
 from tfseg.types import H2G_CLASSES, CohortError
 
 if TYPE_CHECKING:
-    from tfseg.slides.synthetic_nuclei import Library
+    from tfseg.slides.synthetic_nuclei import Templates
 
 STAINS = ("A", "B", "C")
 SCANNERS = ("P", "Q", "R")
@@ -130,11 +130,11 @@ def synthetic_slide(
     recipe.check()
     mpp = recipe.mpp
     rng = np.random.default_rng(recipe.seed)
-    library = synthetic_nuclei.library(recipe.grade, mpp, rng)
+    nuclei = synthetic_nuclei.templates(recipe.grade, mpp, rng)
     width, height = recipe.size
-    tissue = synthetic_tissue.grow((width * mpp, height * mpp), recipe.grade, library, rng)
+    tissue = synthetic_tissue.grow((width * mpp, height * mpp), recipe.grade, nuclei, rng)
     scanner = synthetic_render.SCANNERS[recipe.scanner]
-    picture = synthetic_render.Picture(tissue, library, mpp, synthetic_render.STAINS[recipe.stain], scanner, rng)
+    picture = synthetic_render.Picture(tissue, nuclei, mpp, synthetic_render.STAINS[recipe.stain], scanner, rng)
     write_pyramid(path, picture, mpp=mpp, objective_power=magnification_of(mpp), quality=scanner.quality)
     outline = _in_pixels(tissue.layout.tumour, mpp)
     if annotation is not None:
@@ -143,7 +143,7 @@ def synthetic_slide(
         write_geojson(annotation, features, mpp)
     if labels is not None:
         write_pyramid(labels, _Labels(outline, (width, height)), mpp=mpp * LABEL_STEP, kind="label")
-    return Truth(outline, _in_pixels(tissue.layout.tissue, mpp), _nuclei(tissue.nuclei, library, mpp))
+    return Truth(outline, _in_pixels(tissue.layout.tissue, mpp), _nuclei(tissue.nuclei, nuclei, mpp))
 
 
 def make_cohort(
@@ -260,9 +260,9 @@ def _in_pixels(shape: shapely.MultiPolygon, mpp: float) -> shapely.MultiPolygon:
     return shapely.transform(shape, lambda points: np.round(points / mpp, 2))
 
 
-def _nuclei(table: NDArray[np.void], library: Library, mpp: float) -> NDArray[np.float32]:
+def _nuclei(table: NDArray[np.void], templates: Templates, mpp: float) -> NDArray[np.float32]:
     """The nuclei of :class:`Truth`."""
-    area = [library[kind][number].area_um2 for kind, number in zip(table["kind"], table["template"], strict=True)]
+    area = [templates[kind][number].area_um2 for kind, number in zip(table["kind"], table["template"], strict=True)]
     columns = [table["x"] / mpp, table["y"] / mpp, table["kind"], np.array(area)]
     return np.column_stack(columns).astype(np.float32)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TUMOUR, EPITHELIUM, LYMPHOCYTE, SPINDLE = range(4)
-"""Kinds of nuclei; index of the library's list."""
+"""Kinds of nuclei; index of the list of templates."""
 
 ORIENTATIONS = 24
 """Spindle templates come in this many directions over half a turn, ``VARIANTS`` of each."""
@@ -72,15 +72,15 @@ class Template:
     area_um2: float
 
 
-Library = tuple[list[Template], ...]
+Templates = tuple[list[Template], ...]
 
 
-def library(grade: int, mpp: float, rng: np.random.Generator) -> Library:
+def templates(grade: int, mpp: float, rng: np.random.Generator) -> Templates:
     """Templates for every kind, drawn at ``mpp`` µm/px."""
     kinds = [(BY_GRADE[grade], 144), (BENIGN, 48), (SMALL_ROUND, 48)]
-    templates = [[_template(look, mpp, rng, rng.uniform(0, math.pi)) for _ in range(n)] for look, n in kinds]
+    drawn = [[_template(look, mpp, rng, rng.uniform(0, math.pi)) for _ in range(n)] for look, n in kinds]
     turns = np.arange(ORIENTATIONS * VARIANTS) // VARIANTS * math.pi / ORIENTATIONS
-    return (*templates, [_template(FIBROBLAST, mpp, rng, float(turn)) for turn in turns])
+    return (*drawn, [_template(FIBROBLAST, mpp, rng, float(turn)) for turn in turns])
 
 
 def spindle_index(angle: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tfseg.slides.synthetic_nuclei import FULL_OD, Library
+from tfseg.slides.synthetic_nuclei import FULL_OD, Templates
 from tfseg.slides.synthetic_plan import FIELD_UM
 from tfseg.slides.synthetic_tissue import Tissue
 
@@ -73,13 +73,13 @@ class Picture:
 
     Args:
         tissue: what to draw.
-        nuclei: the library whose templates the tissue's nuclei name.
+        nuclei: the templates that the tissue's nuclei name.
         mpp: µm/px.
         stain, scanner: how to draw; the slide's own small deviation from both comes from ``rng``.
     """
 
     def __init__(
-        self, tissue: Tissue, nuclei: Library, mpp: float, stain: Stain, scanner: Scanner, rng: np.random.Generator
+        self, tissue: Tissue, nuclei: Templates, mpp: float, stain: Stain, scanner: Scanner, rng: np.random.Generator
     ) -> None:
         width, height = (round(side / mpp) for side in tissue.layout.size_um)
         self.shape: tuple[int, ...] = (height, width, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tfseg.slides.synthetic_nuclei import LYMPHOCYTE, SPINDLE, TUMOUR, Library, spindle_index
+from tfseg.slides.synthetic_nuclei import LYMPHOCYTE, SPINDLE, TUMOUR, Templates, spindle_index
 from tfseg.slides.synthetic_plan import FIELD_UM, Layout, layout, look_up, scattered, star
 from tfseg.slides.synthetic_structures import (
     FILL,
@@ -61,7 +61,7 @@ GROWTH = {
 }
 
 NUCLEUS = np.dtype([("x", "f4"), ("y", "f4"), ("kind", "u1"), ("template", "u2")])
-"""One row of the nuclei table: centre, kind, index in the library's list of that kind."""
+"""One row of the nuclei table: centre, kind, index in the list of templates of that kind."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Tissue:
     nuclei: NDArray[np.void]
 
 
-def grow(size_um: tuple[float, float], grade: int, nuclei: Library, rng: np.random.Generator) -> Tissue:
+def grow(size_um: tuple[float, float], grade: int, nuclei: Templates, rng: np.random.Generator) -> Tissue:
     """Draws a slide: its layout, its structures and its nuclei."""
     plan = layout(size_um, rng)
     shapes = [Shape(ring(part), STROMA, FILL["stroma"]) for part in plan.tissue.geoms]
@@ -165,7 +165,9 @@ def _aggregate(center: NDArray[np.float64], rng: np.random.Generator) -> Mark:
     return Mark(cloud[rng.random(len(cloud)) < dense], LYMPHOCYTE, STROMA)
 
 
-def _table(marks: list[Mark], codes: NDArray[np.uint8], nuclei: Library, rng: np.random.Generator) -> NDArray[np.void]:
+def _table(
+    marks: list[Mark], codes: NDArray[np.uint8], nuclei: Templates, rng: np.random.Generator
+) -> NDArray[np.void]:
     """All nuclei that lie in what they belong to, with a template each, sorted by y."""
     tables = []
     for mark in marks:
