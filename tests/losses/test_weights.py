@@ -96,7 +96,7 @@ def test_static_weights_by_hand(rule, counts, expected):
 def test_counts_that_say_nothing():
     with pytest.raises(CohortError, match=r"at least 2 classes. Received counts \[0.0, 70.0, 0.0\]"):
         class_weights([0, 70, 0], "inverse")
-    with pytest.raises(ModelError, match="unknown 'median'. Known: inverse, median_frequency, uniform"):
+    with pytest.raises(ModelError, match=r"unknown 'median'. Known: inverse, median_frequency, uniform"):
         class_weights(COUNTS, "median")
 
 
@@ -128,5 +128,5 @@ def test_weights_compose_by_multiplication():
     np.testing.assert_allclose(loss_class_weights(truth), [1, 1, 1])
     np.testing.assert_allclose(loss_class_weights(truth, [2, 4, 8]), [2, 4, 8])
     np.testing.assert_allclose(loss_class_weights(truth, [2, 4, 8], dynamic=True), [2 * 0.5, 4 * 1.5, 0], rtol=1e-6)
-    with pytest.raises(ValueError, match="class_weights must be 3, one a class of the output. Received: 2"):
+    with pytest.raises(ValueError, match=r"class_weights must be 3, one a class of the output. Received: 2"):
         loss_class_weights(truth, [1, 2])

@@ -1,4 +1,4 @@
-"""Losses: cross-entropy and soft Dice that leave pixels out that nobody annotated, and weights of classes and samples."""
+"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, and the weights of classes and samples."""
 
 from tfseg.losses.crossentropy import ClusterWeightedCrossentropy, Crossentropy, WeightedCrossentropy, crossentropy
 from tfseg.losses.dice import SoftDice, WeightedSoftDice, soft_dice
