@@ -93,6 +93,11 @@ def test_static_weights_by_hand(rule, counts, expected):
     assert class_weights(counts, rule) == pytest.approx(expected)
 
 
+def test_counted_images_and_their_sums_give_the_same():
+    sums, where_present = np.sum(BY_IMAGE, axis=0), [600, 400, 200, 0]
+    assert class_weights(sums, "median_frequency", where_present) == class_weights(BY_IMAGE, "median_frequency")
+
+
 def test_counts_that_say_nothing():
     with pytest.raises(CohortError, match=r"at least 2 classes. Received counts \[0.0, 70.0, 0.0\]"):
         class_weights([0, 70, 0], "inverse")

@@ -14,7 +14,9 @@ from tfseg.types import CohortError, one_of
 CLASS_RULES = ("inverse", "median_frequency", "uniform")
 
 
-def class_weights(counts: ArrayLike, rule: str = "inverse") -> tuple[float, ...]:
+def class_weights(
+    counts: ArrayLike, rule: str = "inverse", pixels_where_present: ArrayLike | None = None
+) -> tuple[float, ...]:
     """Static weights of classes from the annotated pixels of a training set.
 
     - "inverse": w_c = 1 − N_c / ΣN (Deep multi-magnification networks, equation 2);
@@ -25,9 +27,12 @@ def class_weights(counts: ArrayLike, rule: str = "inverse") -> tuple[float, ...]
     A class without a pixel has no target; it weighs 0, so that it counts in no mean over classes either.
 
     Args:
-        counts: annotated pixels by class, (C,); or by image and class, (N, C), which "median_frequency" needs to know
-            where a class occurs: with (C,) every class counts as occurring in every image.
+        counts: annotated pixels by image and class, (N, C), as of ``tfseg.data.class_counts.window_counts``; or their
+            sum over images, (C,).
         rule: one of ``CLASS_RULES``.
+        pixels_where_present: (C,), annotated pixels of all classes in those images in which each occurs, as
+            ``class_counts.json`` of an index has them; for "median_frequency" with counts (C,). None counts them in
+            (N, C), and takes every class to occur in every image with (C,).
 
     Returns:
         C weights.
@@ -51,6 +56,7 @@ def class_weights(counts: ArrayLike, rule: str = "inverse") -> tuple[float, ...]
         weights = 1 - totals / totals.sum()
     else:
         pixels = (by_image.sum(axis=1, keepdims=True) * (by_image > 0)).sum(axis=0)
+        pixels = pixels if pixels_where_present is None else np.asarray(pixels_where_present, np.float64)
         frequency = totals / np.maximum(pixels, 1)
         weights = np.median(frequency[there]) / np.where(there, frequency, 1)
     return tuple(np.where(there, weights, 0.0).tolist())
