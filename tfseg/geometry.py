@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tfseg.types import ModelError, Window
@@ -53,6 +53,26 @@ def join_depth(depth: int, mpp: float, other_mpp: float) -> int | None:
         )
     other = depth - round(steps)
     return other if other >= 0 else None
+
+
+def check_fields(mpps: Sequence[float], deepest: int) -> None:
+    """Checks the fields of a multi-resolution network: the target's first, then its context from fine to coarse.
+
+    Args:
+        mpps: µm/px of each field.
+        deepest: depth of the target's deepest map; a field whose maps are all coarser could not be joined with any.
+
+    Raises:
+        ModelError: fewer than two fields, not in order, a ratio that is no power of two or too large.
+    """
+    if len(mpps) < 2 or list(mpps) != sorted(set(mpps)) or mpps[0] <= 0:
+        raise ModelError(f"mpps: at least two fields, finest first, in µm/px. Received: {tuple(mpps)}.")
+    for mpp in mpps[1:]:
+        if join_depth(deepest, mpps[0], mpp) is None:
+            raise ModelError(
+                f"mpps: a field may be at most {2**deepest} times as coarse as the first ({deepest} poolings), so at "
+                f"most {mpps[0] * 2**deepest:g} µm/px. Received: {mpp:g}."
+            )
 
 
 def crop_border(size_px: int, mpp: float, target_px: int, target_mpp: float) -> int:

@@ -15,8 +15,12 @@ from tfseg.files import atomic_path, write_json
 from tfseg.geometry import field_name
 from tfseg.models.attention_unet import agunet, dagunet
 from tfseg.models.blocks import float32_policy
+from tfseg.models.dmmn import dmmn_m2s, dmmn_m3, dmmn_ms, dmmn_s2
 from tfseg.models.double_unet import doubleunet
+from tfseg.models.hooknet import hooknet
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
+from tfseg.models.plain_unet import plain_unet
+from tfseg.models.segnet import segnet
 from tfseg.models.unet import unet, unet_lr
 from tfseg.types import H2G_CLASSES, ClassSpec, InputSpec, ModelError, ModelSpec, one_of
 
@@ -28,6 +32,13 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "agunet": agunet,
     "dagunet": dagunet,
     "doubleunet": doubleunet,
+    "segnet": segnet,
+    "plain_unet": plain_unet,
+    "dmmn_s2": dmmn_s2,
+    "dmmn_ms": dmmn_ms,
+    "dmmn_m2s": dmmn_m2s,
+    "dmmn_m3": dmmn_m3,
+    "hooknet": hooknet,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
 
@@ -42,6 +53,19 @@ ABOUT: dict[str, tuple[str, str]] = {
         "H2G-Net, Mob-PW-DAGUNet",
     ),
     "doubleunet": ("two U-Nets 8 … 256 in a row, squeeze-and-excitation, ASPP", "H2G-Net, Mob-PW-DoubleUNet"),
+    "segnet": ("encoder and decoder 64 … 1024, max-unpooling with stored indices", "Deep Multi-Magnification, SegNet"),
+    "plain_unet": ("U-Net 64 … 1024 without batch norm on one field", "Deep Multi-Magnification, U-Net"),
+    "dmmn_s2": ("U-Net 64 … 1024 on three fields stacked as 9 channels", "Deep Multi-Magnification, DMMN-S2"),
+    "dmmn_ms": ("three encoders 32 … 512, one decoder", "Deep Multi-Magnification, DMMN-MS"),
+    "dmmn_m2s": ("three U-Nets 32 … 512, joined before the head", "Deep Multi-Magnification, DMMN-M2S"),
+    "dmmn_m3": (
+        "three U-Nets 32 … 512, decoders joined wherever their pixels are equal",
+        "Deep Multi-Magnification, DMMN-M3",
+    ),
+    "hooknet": (
+        "two U-Nets 16 … 160 without padding, context hooked into the bottleneck",
+        "multi-stain multi-level (compared with), HookNet",
+    ),
 }
 """Architecture name → (structure in a line, paper and design)."""
 
