@@ -265,11 +265,11 @@ def _predicted_rows(
     """
     columns = [np.flatnonzero(row).tolist() for row in wanted]
     size = streaming.batch_size
-    batches = [
+    batches = (
         [(row, column) for column in columns[row][start : start + size]]
         for row in range(first, len(columns))
         for start in range(0, len(columns[row]), size)
-    ]
+    )
     stream = predict_batches(
         batches,
         lambda batch: read_fields(slide, spec.inputs, [grid.centre(*cell) for cell in batch], border),
