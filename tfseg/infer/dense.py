@@ -132,9 +132,9 @@ def segment_dense(
     opener = open_store or (lambda key, width, planes: BandStore(None, key, width, planes))
     store = opener(key, grid.pixels.width_px, planes)
     first, done = grid.first_row_at(store.rows), store.rows
-    resumed = int(wanted[:first].sum()) if done < grid.pixels.height_px else int(wanted.sum())
-    report = progress or (lambda stage, done, total: None)
-    report("segment", resumed, int(wanted.sum()))
+    resumed = int(wanted[: first if done < grid.pixels.height_px else None].sum())
+    report, total = progress or (lambda stage, done, total: None), int(wanted.sum())
+    report("segment", resumed, total)
     if done < grid.pixels.height_px:
         blend = _Blend(grid, len(spec.classes))
         rows = _predicted_rows(slide, predict, spec, grid, wanted, first, options.border, streaming)
@@ -144,7 +144,7 @@ def segment_dense(
                 for column, values in windows:
                     blend.add(row, column, values)
                     counted += 1
-                    report("segment", counted, int(wanted.sum()))
+                    report("segment", counted, total)
                 end = grid.rows_done_after(row)
                 if end > store.rows:
                     store.append(_bands(blend, row, store.rows, end, rule, probabilities))
