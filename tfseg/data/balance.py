@@ -68,6 +68,23 @@ def expand(index: PatchIndex, rates: Mapping[str, int], order: Sequence[str] = (
     return replace(index, table=table)
 
 
+def read_rates(words: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """(rates, order) from words CLASS=COPIES, first the class that wins; ("dmmn",) takes the paper's.
+
+    Raises:
+        CohortError: a word of another form.
+    """
+    if tuple(words) == ("dmmn",):
+        return TISSUE_RATES, TISSUE_ORDER
+    rates: dict[str, int] = {}
+    for word in words:
+        name, _, copies = word.rpartition("=")
+        if not name or not copies.isdecimal():
+            raise CohortError(f"elastic copies {word!r}: expected CLASS=COPIES, as carcinoma=2, or dmmn alone.")
+        rates[name] = int(copies)
+    return rates, tuple(rates)
+
+
 def version_seed(slide_name: str, x: float, y: float, version: int) -> int:
     """Seed of a window's deformed copy: the same copy in every epoch, run and order, as if it were stored."""
     text = f"{slide_name} {float(x)!r} {float(y)!r} {int(version)}"

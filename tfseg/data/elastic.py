@@ -13,7 +13,7 @@ _KEYS = -0.5
 """Keys' parameter of bicubic interpolation: the one whose error falls with the third power of the grid's spacing."""
 _LATTICE_PX = 4
 """Bicubic interpolation is done at every so many pixels, linear interpolation in between: the DMMN paper's grid leaves
-less than 0.05 px of error, and a field costs milliseconds."""
+less than 0.1 px of error, and a field costs milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Displacement:
 
     def __init__(self, grid: NDArray[np.float32], extent_um: float, cells: int = 256) -> None:
         weights = bicubic_weights(grid.shape[0], max(1, cells))
-        dense = np.einsum("ip,pqc,jq->ijc", weights, grid, weights, optimize=True)
-        self._lattice = np.ascontiguousarray(dense, np.float32)
+        # OpenCV's product runs in this thread; NumPy's would start a pool of its own in every thread that reads.
+        down = (cv2.gemm(weights, np.ascontiguousarray(grid[..., k]), 1.0, None, 0.0) for k in (0, 1))
+        self._lattice = cv2.merge([cv2.gemm(part, weights, 1.0, None, 0.0, flags=cv2.GEMM_2_T) for part in down])
         self._step = extent_um / max(1, cells)
         self._half = extent_um / 2
 

@@ -109,8 +109,8 @@ class RatioSampler(HierarchicalSampler):
     """Classes in a fixed ratio, exact in every batch; multi-stain multi-level network, "Class Imbalance": 2 : 1 : 1.
 
     Draws 0, 1, 2, 3 of a ratio {"tumour": 2, "normal": 1, "others": 1} are tumour, tumour, normal, others, and so on,
-    so a batch whose size is a multiple of 4 holds each class exactly in its share. Within the class rows are drawn as by
-    :class:`HierarchicalSampler`. The class follows the worker's own draws, so that the batches of each worker keep the
+    so a batch whose size is a multiple of 4 holds each class exactly in its share. Within the class rows are drawn as
+    by :class:`HierarchicalSampler`. The class follows the worker's own draws, so the batches of each worker keep the
     ratio too.
 
     Args:

@@ -105,7 +105,7 @@ def read_labels(
 
 
 def _source(window: Window, warp: Warp, slide_mpp: float) -> tuple[Window, NDArray[np.float32], NDArray[np.float32]]:
-    """The window to read, on the same grid of pixels, and for each pixel the (column, row) in it where it comes from."""
+    """The window to read, on the same grid of pixels, and the (column, row) in it where each pixel comes from."""
     across = (np.arange(window.width_px, dtype=np.float32) + 0.5 - window.width_px / 2) * window.mpp
     down = (np.arange(window.height_px, dtype=np.float32) + 0.5 - window.height_px / 2) * window.mpp
     x, y = warp(*np.meshgrid(across.astype(np.float32), down.astype(np.float32)))
