@@ -9,7 +9,8 @@ import pytest
 from dense_networks import CLASSES, Identity, dense_spec, noise
 
 from tfseg.infer.band_store import BandStore
-from tfseg.infer.dense import DenseOptions, segment_dense, taper
+from tfseg.infer.blend import taper
+from tfseg.infer.dense import DenseOptions, segment_dense
 from tfseg.infer.tiles import Streaming
 from tfseg.slides.base import open_slide
 from tfseg.slides.tissue import TissueMask

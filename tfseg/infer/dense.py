@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfseg.infer.band_store import BandStore
+from tfseg.infer.blend import Blend
 from tfseg.infer.fields import to_bytes
 from tfseg.infer.predictors import Predictor
 from tfseg.infer.tiles import Streaming, predict_batches
@@ -101,10 +102,11 @@ def segment_dense(
     """Labels every pixel of a slide.
 
     Windows go through the network row by row. Where outputs overlap, a pixel's probabilities are Σ w·p / Σ w with the
-    weights of :func:`taper`; rows that no later window reaches become labels and go to the store. So memory is bounded
-    by one row of windows, output height × slide width × C float32, and the result depends neither on batch size nor on
-    threads, beyond rounding inside the network. A store that holds the first rows already is gone on with: windows that
-    still reach into what is missing are computed again, in the same batches, and the result is the same to the bit.
+    weights of :func:`tfseg.infer.blend.taper`; rows that no later window reaches become labels and go to the store. So
+    memory is bounded by one row of windows, output height × slide width × C float32, and the result depends neither on
+    batch size nor on threads, beyond rounding inside the network. A store that holds the first rows already is gone on
+    with: windows that still reach into what is missing are computed again, in the same batches, and the result is the
+    same to the bit.
 
     Args:
         slide: what to label.
@@ -136,7 +138,7 @@ def segment_dense(
     report, total = progress or (lambda stage, done, total: None), int(wanted.sum())
     report("segment", resumed, total)
     if done < grid.pixels.height_px:
-        blend = _Blend(grid, len(spec.classes))
+        blend = Blend(grid, len(spec.classes))
         rows = _predicted_rows(slide, predict, spec, grid, wanted, first, options.border, streaming)
         counted = resumed
         with contextlib.closing(rows):
@@ -152,50 +154,9 @@ def segment_dense(
     return DenseResult(grid, store, wanted, resumed, rule.background)
 
 
-def taper(length: int, stride: int) -> NDArray[np.float64]:
-    """Weights of an output's pixels along one axis, (length,): 1 in the middle, falling to the ends over the overlap.
-
-    w_k = sin²(π/2 · (k + ½) / n) over the first n = min(length − stride, ⌊length / 2⌋) pixels, and mirrored over the
-    last: where two neighbours overlap, their weights add up to 1. Without overlap all are 1.
-    """
-    ramp = min(length - stride, length // 2)
-    weights = np.ones(length)
-    rising = np.sin(np.pi / 2 * (np.arange(ramp) + 0.5) / max(1, ramp)) ** 2
-    weights[:ramp] = rising
-    weights[length - ramp :] = rising[::-1]
-    return weights
-
-
 def class_file_name(name: str) -> str:
     """A class's name as part of a file name: letters, digits, dot and minus stay, anything else becomes "_"."""
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
-
-
-class _Blend:
-    """Σ w·p, (h, W, C), and Σ w, (h, W), of the rows of pixels that the current row of windows outputs."""
-
-    def __init__(self, grid: DenseGrid, num_classes: int) -> None:
-        (height, width), self._width = grid.output_px, grid.pixels.width_px
-        self._grid = grid
-        self._weights = np.outer(taper(height, grid.stride_px), taper(width, grid.stride_px)).astype(np.float32)
-        self.sums = np.zeros((height, self._width, num_classes), np.float32)
-        self.total = np.zeros((height, self._width), np.float32)
-
-    def add(self, row: int, column: int, values: NDArray[np.float32]) -> None:
-        """Takes a window's probabilities, (h, w, C)."""
-        x = self._grid.corner(row, column)[1]
-        inside = slice(max(0, -x), min(values.shape[1], self._width - x))
-        columns = slice(x + inside.start, x + inside.stop)
-        weights = self._weights[:, inside]
-        self.sums[:, columns] += weights[..., None] * values[:, inside]
-        self.total[:, columns] += weights
-
-    def advance(self) -> None:
-        """Goes on to the next row of windows."""
-        step = self._grid.stride_px
-        for array in (self.sums, self.total):
-            array[:-step] = array[step:]
-            array[len(array) - step :] = 0
 
 
 @dataclass(frozen=True)
@@ -228,9 +189,9 @@ class _Rule:
         return labels
 
 
-def _bands(blend: _Blend, row: int, start: int, end: int, rule: _Rule, probabilities: bool) -> list[NDArray[np.uint8]]:
+def _bands(blend: Blend, row: int, start: int, end: int, rule: _Rule, probabilities: bool) -> list[NDArray[np.uint8]]:
     """Rows of pixels [start, end) of the row of windows ``row``: labels, and each class's probability · 255."""
-    top = blend._grid.corner(row, 0)[0]
+    top = blend.grid.corner(row, 0)[0]
     width, classes = blend.sums.shape[1:]
     bands = [np.empty((end - start, width), np.uint8) for _ in range(1 + classes * probabilities)]
     count = max(1, _CHUNK_VALUES // (width * classes))
