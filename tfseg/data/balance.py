@@ -15,6 +15,7 @@ from tfseg.data.index import PatchIndex
 from tfseg.data.index_config import class_order
 from tfseg.data.index_labels import window_classes
 from tfseg.files import atomic_path
+from tfseg.slides.class_table import ClassTable
 from tfseg.types import ClassSpec, CohortError
 
 TISSUE_RATES: dict[str, int] = {
@@ -68,21 +69,24 @@ def expand(index: PatchIndex, rates: Mapping[str, int], order: Sequence[str] = (
     return replace(index, table=table)
 
 
-def read_rates(words: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+def read_rates(words: Sequence[str], classes: ClassTable) -> tuple[dict[str, int], tuple[str, ...]]:
     """(rates, order) from words CLASS=COPIES, first the class that wins; ("dmmn",) takes the paper's.
 
     Raises:
-        CohortError: a word of another form.
+        CohortError: a word of another form, or of no class.
     """
     if tuple(words) == ("dmmn",):
-        return TISSUE_RATES, TISSUE_ORDER
-    rates: dict[str, int] = {}
-    for word in words:
-        name, _, copies = word.rpartition("=")
-        if not name or not copies.isdecimal():
-            raise CohortError(f"elastic copies {word!r}: expected CLASS=COPIES, as carcinoma=2, or dmmn alone.")
-        rates[name] = int(copies)
-    return rates, tuple(rates)
+        rates, order = TISSUE_RATES, TISSUE_ORDER
+    else:
+        rates = {}
+        for word in words:
+            name, _, copies = word.rpartition("=")
+            if not name or not copies.isdecimal():
+                raise CohortError(f"elastic copies {word!r}: expected CLASS=COPIES, as carcinoma=2, or dmmn alone.")
+            rates[name] = int(copies)
+        order = tuple(rates)
+    class_order(tuple(rates), classes)
+    return dict(rates), order
 
 
 def version_seed(slide_name: str, x: float, y: float, version: int) -> int:
