@@ -150,16 +150,16 @@ def pyramid(
     with keras.name_scope(name):
         trunk = kind.network(include_top=False, weights=None, **arguments)
         prepare_trunk(trunk, BATCH_NORM_MOMENTUM, freeze_batch_norm)
-        if weights is not None:
-            load_trunk_weights(trunk, kind.network, arguments, weights)
-            if kind.bgr:
-                _turn_channels(trunk.get_layer(kind.bgr))
         if kind.unpadded:
             trunk = _changed(trunk, lambda layer: _padded(layer.get_config()))
         if output_stride == 16:
             kept = keras.Model(trunk.input, trunk.get_layer(kind.taps[DEEPEST - 1]).output)
             shallow = {layer.name for layer in kept.layers}
             trunk = _changed(trunk, lambda layer: _atrous(layer, layer.name in shallow))
+        if weights is not None:
+            load_trunk_weights(trunk, kind.network, arguments, weights)
+            if kind.bgr:
+                _turn_channels(trunk.get_layer(kind.bgr))
     start = trunk.get_layer(kind.first).input if kind.first else trunk.input
     maps = {f"depth_{depth}": trunk.get_layer(layer).output for depth, layer in kind.taps.items()}
     scaled = layers.Rescaling(kind.scale, kind.offset, name=f"{name}_scaled")(image)
@@ -173,13 +173,9 @@ def _turn_channels(convolution: layers.Layer) -> None:
     convolution.set_weights([kernel[:, :, ::-1], *rest])
 
 
-def _changed(trunk: keras.Model, configure: Callable[[layers.Layer], dict[str, Any]]) -> keras.Model:
-    """The same network and weights with other settings of its layers, as ``configure`` gives them."""
-    changed = keras.models.clone_model(
-        trunk, clone_function=lambda layer: layer.__class__.from_config(configure(layer))
-    )
-    changed.set_weights(trunk.get_weights())
-    return changed
+def _changed(trunk: keras.Model, settings: Callable[[layers.Layer], dict[str, Any]]) -> keras.Model:
+    """A network of the same layers and shapes of weights with other settings; its weights are new."""
+    return keras.models.clone_model(trunk, clone_function=lambda layer: layer.__class__.from_config(settings(layer)))
 
 
 def _padded(config: dict[str, Any]) -> dict[str, Any]:
