@@ -168,7 +168,10 @@ def _segment() -> Command:
         out: Path,
         options: OmitArgPrefixes[SegmentOptions] = SegmentOptions(progress=True),  # noqa: B008
     ) -> int:
-        """Segments whole slides: heatmap and mask as pyramidal TIFF, polygons for QuPath, overlay, summary.
+        """Segments whole slides: mask (and heatmap) as pyramidal TIFF, polygons for QuPath, overlay, areas, summary.
+
+        The model is a cascade, a patch classifier, a network on whole slides, or a dense network, which labels every
+        pixel window by window.
 
         Run again after a stop: finished slides are skipped and a started one goes on. A slide that cannot be done is
         named, the rest are done, and the exit code is 1.
@@ -177,7 +180,7 @@ def _segment() -> Command:
             slides: slides or pictures.
             model: folder that `tfseg train` wrote.
             out: gets a folder a slide.
-            options: how.
+            options: how. Those under "dense" are for dense networks alone.
         """
         if not slides:
             raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
@@ -247,7 +250,9 @@ def _export() -> Command:
         import tensorflow  # noqa: F401
 
     from tfseg.export.fast import export_cascade
+    from tfseg.export.fast_dense import export_dense
     from tfseg.export.onnx import export_onnx
+    from tfseg.infer.networks import is_dense
 
     def export(
         model: Positional[Path],
@@ -255,18 +260,18 @@ def _export() -> Command:
         profile: Literal["default", "fast"] = "fast",
         engine: Literal["OpenVINO", "ONNXRuntime", "TensorRT"] = "OpenVINO",
     ) -> None:
-        """Exports the networks of a cascade, or a single one, to ONNX, and the cascade to FAST text pipelines.
+        """Exports the networks of a cascade, or a single one, to ONNX and to FAST text pipelines.
 
         Args:
             model: model or cascade folder.
             profile: "default" writes model.onnx, for ONNX Runtime and `tfseg segment`; "fast" also writes
-                model_fast.onnx, free of operators that FAST's OpenVINO gets wrong, and the pipelines for
-                FastPathology and for running without a screen.
+                model_fast.onnx, free of operators that FAST's OpenVINO gets wrong (a dense network as one graph that
+                cuts its own fields), and the pipelines for FastPathology and for running without a screen.
             engine: of FAST, in the pipelines.
         """
         spec = CascadeSpec.load(model)
         if profile == "fast":
-            written = export_cascade(model, engine)
+            written = export_dense(model, engine) if is_dense(model) else export_cascade(model, engine)
         else:
             written = [export_onnx(model / part) for part in (spec.classifier, spec.refinement) if part is not None]
         print(*written, sep="\n")

@@ -96,6 +96,12 @@ class DenseModel:
         return self.network.identity
 
 
+def is_dense(folder: str | Path) -> bool:
+    """Whether a model folder holds a dense network. Raises ModelError where it holds no model."""
+    content = read_config(Path(folder) / "config.json")
+    return content.get("format") == "tfseg-model" and ModelSpec.load(folder).dense
+
+
 def load_model(folder: str | Path, engine: Engine = "onnxruntime", threads: int | None = None) -> Cascade | DenseModel:
     """Loads what a folder holds: a dense network, or a cascade.
 
@@ -103,8 +109,7 @@ def load_model(folder: str | Path, engine: Engine = "onnxruntime", threads: int 
         ModelError: config.json or a network is missing, or they do not fit together.
     """
     folder = Path(folder)
-    content = read_config(folder / "config.json")
-    if content.get("format") == "tfseg-model" and ModelSpec.load(folder).dense:
+    if is_dense(folder):
         return DenseModel(_load_network(folder, engine, threads), folder)
     return load_cascade(folder, engine, threads)
 
