@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import zipfile
@@ -15,9 +16,13 @@ from tfseg.files import atomic_path, write_json
 from tfseg.geometry import field_name
 from tfseg.models.attention_unet import agunet, dagunet
 from tfseg.models.blocks import float32_policy
+from tfseg.models.cd_unet import cd_unet, half_unet
+from tfseg.models.deeplab import deeplabv3
 from tfseg.models.dmmn import dmmn_m2s, dmmn_m3, dmmn_ms, dmmn_s2
 from tfseg.models.double_unet import doubleunet
+from tfseg.models.encoder_unet import encoder_unet
 from tfseg.models.hooknet import hooknet
+from tfseg.models.multi_level import multi_level
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
 from tfseg.models.plain_unet import plain_unet
 from tfseg.models.segnet import segnet
@@ -39,6 +44,11 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "dmmn_m2s": dmmn_m2s,
     "dmmn_m3": dmmn_m3,
     "hooknet": hooknet,
+    "encoder_unet": encoder_unet,
+    "multi_level": multi_level,
+    "deeplabv3": deeplabv3,
+    "cd_unet": cd_unet,
+    "half_unet": half_unet,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
 
@@ -66,6 +76,14 @@ ABOUT: dict[str, tuple[str, str]] = {
         "two U-Nets 16 … 160 without padding, context hooked into the bottleneck",
         "multi-stain multi-level (compared with), HookNet",
     ),
+    "encoder_unet": ("U-Net on EfficientNet-B0, or any other encoder", "multi-stain multi-level, base model"),
+    "multi_level": (
+        "two U-Nets on EfficientNet-B4, all of the context merged into the target by space-to-depth",
+        "multi-stain multi-level",
+    ),
+    "deeplabv3": ("atrous ResNet50, ASPP of 256", "multi-stain multi-level (compared with), DeepLabV3"),
+    "cd_unet": ("learned colour deconvolution, U-Net 32 … 512 with batch norm", "CD-UNET"),
+    "half_unet": ("U-Net 32 … 512 with batch norm", "CD-UNET (compared with), UNET"),
 }
 """Architecture name → (structure in a line, paper and design)."""
 
@@ -226,6 +244,7 @@ def check(model: keras.Model, spec: ModelSpec, where: str | Path) -> None:
         raise ModelError(f"{where}: the network has {channels} classes, config.json {len(spec.classes)}.")
 
 
+@functools.cache
 def count(name: str) -> tuple[int, int]:
     """(all, trainable) parameters of an architecture at its paper's settings, by building it."""
     model = build(name)
