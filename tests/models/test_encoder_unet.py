@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import tiny_encoder
+from skimage.data import immunohistochemistry
 
+from tfseg.export.onnx import export_onnx
+from tfseg.models import describe, save
 from tfseg.models.encoder_unet import encoder_unet, unet_decoder
 from tfseg.types import ModelError
 
@@ -42,3 +46,24 @@ def test_frozen_batch_norm_stays_frozen_when_loaded(frozen, tmp_path):
     loaded(image, training=True)
     same = [np.array_equal(now, then) for now, then in zip(norm.get_weights(), before, strict=True)]
     assert same == [True, True, frozen, frozen]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["default", "fast"])
+def test_onnx_on_a_real_encoder_agrees_with_keras(profile, tmp_path):
+    """The export compares the two on the picture, and asks the rules of FAST of the fast profile."""
+    arguments = {"size_px": 64, "num_classes": 2, "encoder": "efficientnetb0"}
+    model = encoder_unet(**arguments)
+    random = np.random.default_rng(0)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    save(model, describe(model, "encoder_unet", arguments, mpp=0.5), tmp_path)
+    path = export_onnx(tmp_path, profile, pictures=[immunohistochemistry()])
+    session = onnxruntime.InferenceSession(str(path))
+    assert len(session.get_inputs()) == 1
+    image = immunohistochemistry()[None, 100:164, 200:264].astype("float32")
+    found = session.run(None, {session.get_inputs()[0].name: image})[0]
+    expected = np.asarray(model({"image": image})["segmentation"])
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-4)
