@@ -10,6 +10,9 @@ import numpy as np
 from tfseg.models import build
 from tfseg.types import ModelSpec, read_config
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import tiny_encoder  # noqa: F401  (an encoder by its name)
+
 
 def arrays(path: Path) -> list[np.ndarray]:
     with np.load(path) as file:

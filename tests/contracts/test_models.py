@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
+import tiny_encoder
 from skimage.data import immunohistochemistry
 
 from tfseg.export.onnx import OPSETS, PARITY, convert
@@ -35,6 +36,11 @@ TINY = {
     "dmmn_m2s": {"size_px": (16, 24), "widths": (4, 6, 8)},
     "dmmn_m3": {"size_px": (16, 24), "widths": (4, 6, 8)},
     "hooknet": {"size_px": (52, 60), "widths": (4, 6, 8)},
+    "encoder_unet": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "widths": (8, 6, 4, 4, 4)},
+    "multi_level": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "widths": (8, 6, 4, 4, 4)},
+    "deeplabv3": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "aspp_filters": 4},
+    "cd_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "half_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
 }
 WRONG_SIZE = {
     "mobilenetv2_classifier": (33, "32 or 64"),
@@ -43,16 +49,21 @@ WRONG_SIZE = {
     "dmmn_m2s": (18, "16 or 24"),
     "dmmn_m3": (18, "16 or 24"),
     "hooknet": (55, "52 or 60"),
+    **dict.fromkeys(("encoder_unet", "multi_level", "deeplabv3"), (18, "32")),
 }
 THREE_FIELDS = {"image_20x": 0.5, "image_10x": 1.0, "image_5x": 2.0}
+TWO_FIELDS = {"image_20x": 0.5, "image_5x": 2.0}
 FIELDS = {
     **dict.fromkeys(("dmmn_s2", "dmmn_ms", "dmmn_m2s", "dmmn_m3"), THREE_FIELDS),
-    "hooknet": {"image_20x": 0.5, "image_5x": 2.0},
+    **dict.fromkeys(("hooknet", "multi_level"), TWO_FIELDS),
 }
 """µm/px of the inputs of networks that see several fields, in order."""
 WHOLE_SLIDE = {"unet", "agunet", "dagunet", "doubleunet"}
 """Networks with a heatmap as second input."""
-OUTPUTS = {name: ("segmentation", "segmentation_1") for name in ("agunet", "dagunet", "doubleunet")}
+OUTPUTS = {
+    **dict.fromkeys(("agunet", "dagunet", "doubleunet"), ("segmentation", "segmentation_1")),
+    "multi_level": ("segmentation", "segmentation_high", "segmentation_context"),
+}
 OUTPUT_PX = {
     ("hooknet", "segmentation"): (6, 14),
     ("agunet", "segmentation_1"): (8, 12),
