@@ -75,9 +75,9 @@ def read_rates(words: Sequence[str], classes: ClassTable) -> tuple[dict[str, int
     Raises:
         CohortError: a word of another form, or of no class.
     """
-    if tuple(words) == ("dmmn",):
-        rates, order = TISSUE_RATES, TISSUE_ORDER
-    else:
+    order: tuple[str, ...] = TISSUE_ORDER
+    rates = dict(TISSUE_RATES)
+    if tuple(words) != ("dmmn",):
         rates = {}
         for word in words:
             name, _, copies = word.rpartition("=")
@@ -86,7 +86,7 @@ def read_rates(words: Sequence[str], classes: ClassTable) -> tuple[dict[str, int
             rates[name] = int(copies)
         order = tuple(rates)
     class_order(tuple(rates), classes)
-    return dict(rates), order
+    return rates, order
 
 
 def version_seed(slide_name: str, x: float, y: float, version: int) -> int:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tfseg.data import photometric
-
-Image = NDArray[np.uint8]
+from tfseg.data.photometric import Image
 
 BROWN_SATURATION, BROWN_VALUE = (-30, 81), (-80, 81)
 BLUE_SATURATION, BLUE_VALUE = (-40, 61), (-60, 61)
@@ -78,13 +76,13 @@ class Colour:
         return [photometric.targeted_hsv(image, brown, blue) for image in images]
 
     def _tone(self, images: list[Image], mpps: Sequence[float], random: np.random.Generator) -> list[Image]:
-        factors = [
+        brightness, contrast = (
             1 + random.uniform(-1, 1) * strength if self._chosen(strength, random) else 1.0
             for strength in (self.brightness, self.contrast)
-        ]
+        )
         gamma = (1 + self.gamma) ** random.uniform(-1, 1) if self._chosen(self.gamma, random) else 1.0
-        if factors != [1.0, 1.0] or gamma != 1.0:
-            images = [photometric.tone(image, *factors, gamma) for image in images]
+        if (brightness, contrast, gamma) != (1.0, 1.0, 1.0):
+            images = [photometric.tone(image, brightness, contrast, gamma) for image in images]
         if self._chosen(self.clahe, random):
             limit = 1 + random.uniform(0, 1) * self.clahe
             images = [photometric.equalise(image, limit) for image in images]

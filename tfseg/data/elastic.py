@@ -56,8 +56,9 @@ class Displacement:
     def __init__(self, grid: NDArray[np.float32], extent_um: float, cells: int = 256) -> None:
         weights = bicubic_weights(grid.shape[0], max(1, cells))
         # OpenCV's product runs in this thread; NumPy's would start a pool of its own in every thread that reads.
-        down = (cv2.gemm(weights, np.ascontiguousarray(grid[..., k]), 1.0, None, 0.0) for k in (0, 1))
-        self._lattice = cv2.merge([cv2.gemm(part, weights, 1.0, None, 0.0, flags=cv2.GEMM_2_T) for part in down])
+        nothing = np.empty(0, np.float32)
+        down = (cv2.gemm(weights, np.ascontiguousarray(grid[..., k]), 1.0, nothing, 0.0) for k in (0, 1))
+        self._lattice = cv2.merge([cv2.gemm(part, weights, 1.0, nothing, 0.0, flags=cv2.GEMM_2_T) for part in down])
         self._step = extent_um / max(1, cells)
         self._half = extent_um / 2
 

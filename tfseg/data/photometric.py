@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+Image = NDArray[Any]
+"""uint8 RGB (H, W, 3); OpenCV's stubs do not tell dtypes apart."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ def targeted_hsv(
         saturation, value = (round(part) for part in shift)
         if saturation or value:
             mask = stained_pixels(hsv, stain)
-            moved = cv2.add(moved, (0, saturation, value, 0), dst=moved, mask=mask)
+            moved = cv2.add(moved, np.array([0.0, saturation, value, 0.0]), dst=moved, mask=mask)
             stained |= mask
     return cv2.copyTo(cv2.cvtColor(moved, cv2.COLOR_HSV2RGB), stained, image.copy())
 
 
-def stained_pixels(hsv: Image, stain: StainColour) -> NDArray[np.uint8]:
+def stained_pixels(hsv: Image, stain: StainColour) -> NDArray[Any]:
     """Which pixels of an 8-bit HSV picture the stain has coloured: uint8 (H, W), 255 or 0."""
     first, last = stain.hues
     return cv2.inRange(hsv, (first, stain.min_saturation, 0), (last, 255, 255))
