@@ -11,7 +11,7 @@ import tifffile
 
 from tfseg.slides import synthetic_nuclei, synthetic_render
 from tfseg.slides.geojson import read_geojson
-from tfseg.slides.synthetic import Recipe, _jobs, make_cohort, synthetic_slide
+from tfseg.slides.synthetic import STAINS, Recipe, _jobs, make_cohort, synthetic_slide
 from tfseg.slides.synthetic_tissue import grow
 from tfseg.types import CohortError
 
@@ -68,7 +68,7 @@ def test_manifest_and_progress(tmp_path):
 
 
 def test_nine_training_slides_show_every_stain_on_every_scanner():
-    jobs = _jobs({"train": 3, "val": 1}, 1024, 0.5, 0)
+    jobs = _jobs({"train": 3, "val": 1}, Recipe(), 0, STAINS)
     assert len({(recipe.stain, recipe.scanner) for _, recipe, split in jobs if split == "train"}) == 9
     assert len({recipe.seed for _, recipe, _ in jobs}) == len(jobs)
 

@@ -24,6 +24,7 @@ from tfseg.slides.synthetic_structures import (
     fat,
     gland,
     lobules,
+    necrosis,
     places,
     ring,
     vessels,
@@ -31,6 +32,9 @@ from tfseg.slides.synthetic_structures import (
 
 RASTER_UM = 2.0
 """Pixel size of :func:`raster`."""
+
+CROWDING = 1.7
+"""How much nearer to each other and to the tumour benign glands lie on slides of every class."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,25 @@ class Tissue:
     nuclei: NDArray[np.void]
 
 
-def grow(size_um: tuple[float, float], grade: int, nuclei: Templates, rng: np.random.Generator) -> Tissue:
-    """Draws a slide: its layout, its structures and its nuclei."""
+def grow(
+    size_um: tuple[float, float], grade: int, nuclei: Templates, rng: np.random.Generator, every_class: bool = False
+) -> Tissue:
+    """Draws a slide: its layout, its structures and its nuclei.
+
+    With ``every_class`` benign glands are crowded and tumour of grade 2 and 3 is dead in its depth, so that each of six
+    classes has its share of a cohort.
+    """
     plan = layout(size_um, rng)
     shapes = [Shape(ring(part), STROMA, FILL["stroma"]) for part in plan.tissue.geoms]
     marks: list[Mark] = []
     shapes += fat(plan, rng)
-    for build in (vessels, lobules, ducts):
-        build(plan, shapes, marks, rng)
+    crowding = CROWDING if every_class else 1.0
+    vessels(plan, shapes, marks, rng)
+    lobules(plan, shapes, marks, rng, crowding)
+    ducts(plan, shapes, marks, rng, crowding)
     _nests(plan, grade, shapes, marks, rng)
+    if every_class:
+        necrosis(plan, grade, shapes, marks, rng)
     codes = raster(shapes, size_um)
     marks += _loose_cells(plan, grade, codes, rng)
     return Tissue(plan, grade, shapes, _table(marks, codes, nuclei, rng))
