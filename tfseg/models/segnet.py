@@ -39,7 +39,7 @@ def segnet(size_px: int | tuple[int, int] = 256, num_classes: int = 7, widths: S
         ModelError: the size does not divide; names the nearest sizes that do. Fewer than two widths.
 
     Differs from the paper in: He's initial weights; the paper names none. From Badrinarayanan et al. 2017 in what the
-    paper's number of parameters demands: two convolutions a level, no batch norm, skips in none but the indices.
+    paper's number of parameters demands: two convolutions a level, no batch norm, a middle of twice the width.
     """
     if len(widths) < 2:
         raise ModelError(f"segnet: widths must have at least two levels. Received: {tuple(widths)}.")
