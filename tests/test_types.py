@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -48,3 +49,11 @@ def test_a_folder_without_a_spec_says_what_a_model_folder_holds(tmp_path, conten
     with pytest.raises(ModelError, match=says) as caught:
         ModelSpec.load(tmp_path)
     assert "config.json" in str(caught.value)
+
+
+def test_dense_networks_keep_their_output_and_older_specs_load():
+    dense = replace(SPEC, inputs=(InputSpec("image", (64, 64), 3, 0.5),), output_px=(32, 32), output_mpp=0.5)
+    assert dense.dense and not SPEC.dense and not replace(dense, task="classification").dense
+    assert ModelSpec.from_dict(json.loads(json.dumps(dense.to_dict()))) == dense
+    older = {key: value for key, value in SPEC.to_dict().items() if not key.startswith("output_")}
+    assert ModelSpec.from_dict(older) == SPEC

@@ -26,15 +26,20 @@ Command = Callable[..., int | None]
 
 
 def _index() -> Command:
+    from tfseg.data.balance import expand, read_rates, write_balance
     from tfseg.data.cohort import Cohort
-    from tfseg.data.index import IndexConfig, build_index
-    from tfseg.slides.class_table import ClassTable
+    from tfseg.data.index import DenseIndexConfig, IndexConfig, build_index
+    from tfseg.slides.known_tables import find_table
 
     def index(
         cohort: Positional[Path],
         /,
         out: Path,
+        kind: Literal["patches", "dense"] = "patches",
         config: OmitArgPrefixes[IndexConfig] = IndexConfig(),  # noqa: B008
+        dense: DenseIndexConfig = DenseIndexConfig(),  # noqa: B008
+        classes: str | None = None,
+        elastic: tuple[str, ...] = (),
         saturation: int | None = None,
         map: tuple[str, ...] = (),
         workers: int = 2,
@@ -42,28 +47,51 @@ def _index() -> Command:
     ) -> None:
         """Finds tissue on every slide of a cohort, tiles it and labels the patches.
 
-        Writes patches.parquet, summary.csv, index.json and a picture per slide. Run again after a stop: finished
-        slides are not done twice.
+        Writes patches.parquet, summary.csv, index.json and a picture per slide; of kind dense also class_counts.json.
+        Run again after a stop: finished slides are not done twice.
 
         Args:
             cohort: manifest CSV with the columns slide, annotation, split and any others (grade, stain, mpp …).
             out: folder of the index.
-            config: how patches are found.
+            kind: "patches" for a patch classifier, "dense" for windows of a segmentation network.
+            config: how patches are found (kind patches).
+            dense: how windows are found (kind dense).
+            classes: h2g, tissue_types, tumour_normal_others, tissue_and_necrosis, or a JSON file with classes of your
+                own. None takes h2g for patches, tissue_types (the DMMN paper's) for dense.
+            elastic: deformed copies of windows by class, as CLASS=COPIES, first the class that wins where several
+                occur: writes class_balance.csv and .png. "dmmn" takes that paper's rates.
             saturation: 0..255, pixels of more are tissue; lower it for faint stains. None takes 20.
             map: names in annotation files that mean a class, as NAME=CLASS, or NAME=ignore, NAME=skip.
             workers: slides at a time.
             skip_broken: leave unreadable slides out, naming them, instead of stopping.
         """
-        classes = ClassTable.h2g().with_aliases(map)
+        is_dense = kind == DenseIndexConfig.kind
+        _check_unused(is_dense, config != IndexConfig(), dense != DenseIndexConfig() or bool(elastic))
+        table = find_table(classes or ("tissue_types" if is_dense else "h2g")).with_aliases(map)
+        chosen: IndexConfig | DenseIndexConfig = dense if is_dense else config
         if saturation is not None:
-            config = dataclasses.replace(config, tissue={**config.tissue, "saturation": saturation})
-        built = build_index(Cohort.read(cohort), config, out, classes=classes, workers=workers, skip_broken=skip_broken)
+            chosen = dataclasses.replace(chosen, tissue={**chosen.tissue, "saturation": saturation})
+        rates = read_rates(elastic, table)  # a wrong one is an error now, not after hours
+        built = build_index(Cohort.read(cohort), chosen, out, classes=table, workers=workers, skip_broken=skip_broken)
         print(built.summary.drop(columns="error").to_string(index=False))
-        print(f"index: {out}  (patches.parquet, summary.csv, overview/)")
+        files = "patches.parquet, summary.csv, overview/"
+        if elastic:
+            balanced = write_balance(built, expand(built, *rates), out)
+            print(balanced.to_string(index=False))
+            files += ", class_balance.csv, class_balance.png"
+        print(f"index: {out}  ({files})")
         for name, reason in built.broken.items():
             print(f"tfseg index: left out {name}: {reason}", file=sys.stderr)
 
     return index
+
+
+def _check_unused(is_dense: bool, patches_set: bool, dense_set: bool) -> None:
+    """An option of the other kind would be ignored without a word."""
+    if is_dense and patches_set:
+        raise TfsegError("tfseg index --kind dense takes its options as --dense.…, e.g. --dense.mpp 0.5. See --help.")
+    if not is_dense and dense_set:
+        raise TfsegError("--dense.… and --elastic are for segmentation networks: add --kind dense.")
 
 
 def _train() -> Command:
@@ -140,7 +168,10 @@ def _segment() -> Command:
         out: Path,
         options: OmitArgPrefixes[SegmentOptions] = SegmentOptions(progress=True),  # noqa: B008
     ) -> int:
-        """Segments whole slides: heatmap and mask as pyramidal TIFF, polygons for QuPath, overlay, summary.
+        """Segments whole slides: mask (and heatmap) as pyramidal TIFF, polygons for QuPath, overlay, areas, summary.
+
+        The model is a cascade, a patch classifier, a network on whole slides, or a dense network, which labels every
+        pixel window by window.
 
         Run again after a stop: finished slides are skipped and a started one goes on. A slide that cannot be done is
         named, the rest are done, and the exit code is 1.
@@ -149,7 +180,7 @@ def _segment() -> Command:
             slides: slides or pictures.
             model: folder that `tfseg train` wrote.
             out: gets a folder a slide.
-            options: how.
+            options: how. Those under "dense" are for dense networks alone.
         """
         if not slides:
             raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
@@ -168,8 +199,9 @@ def _segment() -> Command:
 
 def _evaluate() -> Command:
     from tfseg.data.cohort import Cohort
+    from tfseg.data.index import PatchIndex
     from tfseg.evaluation import evaluate_cohort
-    from tfseg.slides.class_table import ClassTable
+    from tfseg.evaluation_classes import segmented_classes
 
     def evaluate(
         cohort: Positional[Path],
@@ -178,6 +210,7 @@ def _evaluate() -> Command:
         out: Path,
         split: str = "test",
         by: tuple[str, ...] = (),
+        index: Path | None = None,
         map: tuple[str, ...] = (),
         within_tissue: bool = False,
     ) -> None:
@@ -186,20 +219,26 @@ def _evaluate() -> Command:
         Args:
             cohort: manifest CSV.
             segmentations: folders that `tfseg segment --out` wrote, one a design; the folder's name names the design.
-            out: gets scores.csv, summary.csv, summary.md, boxes*.png and, for two designs or more, tukey.csv.
+            out: gets scores.csv, summary.csv, summary.md, boxes*.png and, for two designs or more, tukey.csv; with more
+                than two classes also classes.csv and a folder a design with confusion.csv and .png, boxes*.png of each
+                class, and, where `tfseg segment` wrote the probabilities, curves.csv and .png.
             split: the slides of this split are compared.
-            by: columns of the manifest to group by; where none is given, grade, if the manifest has it.
+            by: columns of the manifest to group by; where none is given, grade, or with more than two classes stain,
+                scanner and source, those that the manifest has.
+            index: folder that `tfseg index` wrote: annotations are read with its classes and their spellings. Without
+                it, classes are those of the segmentations, by their own names and the spellings of known tables.
             map: names in annotation files that mean a class, as NAME=CLASS.
             within_tissue: compare within tissue alone.
         """
-        classes = ClassTable.h2g().with_aliases(map)
+        classes = segmented_classes(segmentations) if index is None else PatchIndex.load(index).labels
         designs = {folder.name: folder for folder in segmentations}
         if len(designs) < len(segmentations):
             given = ", ".join(str(folder) for folder in segmentations)
             raise TfsegError(f"two folders have the same name, which names the design: {given}. Rename one.")
         slides = Cohort.read(cohort).split(split)
-        by = by or tuple({"grade"} & set(slides.table.columns))
-        evaluate_cohort(slides, designs, out, by, classes, within_tissue)
+        usual = ("grade",) if len(classes.classes) == 2 else ("stain", "scanner", "source")
+        by = by or tuple(column for column in usual if column in slides.table.columns)
+        evaluate_cohort(slides, designs, out, by, classes.with_aliases(map), within_tissue)
         print((out / "summary.md").read_text(encoding="utf-8"))
         print(f"scores: {out}")
 
@@ -211,7 +250,9 @@ def _export() -> Command:
         import tensorflow  # noqa: F401
 
     from tfseg.export.fast import export_cascade
+    from tfseg.export.fast_dense import export_dense
     from tfseg.export.onnx import export_onnx
+    from tfseg.infer.networks import is_dense
 
     def export(
         model: Positional[Path],
@@ -219,18 +260,18 @@ def _export() -> Command:
         profile: Literal["default", "fast"] = "fast",
         engine: Literal["OpenVINO", "ONNXRuntime", "TensorRT"] = "OpenVINO",
     ) -> None:
-        """Exports the networks of a cascade, or a single one, to ONNX, and the cascade to FAST text pipelines.
+        """Exports the networks of a cascade, or a single one, to ONNX and to FAST text pipelines.
 
         Args:
             model: model or cascade folder.
             profile: "default" writes model.onnx, for ONNX Runtime and `tfseg segment`; "fast" also writes
-                model_fast.onnx, free of operators that FAST's OpenVINO gets wrong, and the pipelines for
-                FastPathology and for running without a screen.
+                model_fast.onnx, free of operators that FAST's OpenVINO gets wrong (a dense network as one graph that
+                cuts its own fields), and the pipelines for FastPathology and for running without a screen.
             engine: of FAST, in the pipelines.
         """
         spec = CascadeSpec.load(model)
         if profile == "fast":
-            written = export_cascade(model, engine)
+            written = export_dense(model, engine) if is_dense(model) else export_cascade(model, engine)
         else:
             written = [export_onnx(model / part) for part in (spec.classifier, spec.refinement) if part is not None]
         print(*written, sep="\n")

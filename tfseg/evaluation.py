@@ -8,15 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 from tfseg.data.cohort import Cohort, CohortRow
+from tfseg.evaluation_classes import score_design, write_designs
 from tfseg.files import atomic_path, write_text
 from tfseg.infer.evaluate import evaluate_slide
+from tfseg.infer.outputs import MASK
 from tfseg.metrics.plots import box_plot
-from tfseg.metrics.tables import markdown, need_columns, summarise, tukey
+from tfseg.metrics.tables import markdown, need_columns, summarise, tukey, tukey_lines
 from tfseg.slides.base import open_slide
 from tfseg.slides.class_table import ClassTable
 from tfseg.types import CohortError
 
-MASK = "mask.tiff"
 SCORES = ("recall", "precision", "dice")
 
 
@@ -33,7 +34,15 @@ def evaluate_cohort(
 
     Writes into ``out``: scores.csv (one row a slide and design), summary.csv and summary.md (mean ± sd by design, and
     by design and each column of ``by``), boxes.png and boxes_<column>.png, and with two designs or more and two slides
-    or more tukey.csv (Tukey's range test on Dice).
+    or more tukey.csv (Tukey's range test). All are of the second class's recall, precision and Dice where there are two
+    classes, such as H2G-Net's.
+
+    With more classes they are of the means over classes of recall, precision, Dice and IoU; annotated pixels alone
+    count, and a class that nobody annotated is undefined. Then there are also classes.csv (scores of each class over
+    the pixels of all slides) and a folder a design: confusion.csv and .png (normalised by row), boxes.png and
+    boxes_<column>.png (IoU of each class by slide), and where every slide has ``probability_<class>.tiff``
+    (``tfseg segment --probability``) curves.csv and .png: IoU, precision, sensitivity and specificity of each class
+    against the rest over all thresholds, whose AUC and average precision stand in classes.csv.
 
     Args:
         cohort: its annotated slides are compared; for one split give ``cohort.split("test")``.
@@ -48,24 +57,27 @@ def evaluate_cohort(
         The table of scores.csv.
 
     Raises:
-        CohortError: no annotated slide, a column or a segmentation is missing; names it.
+        CohortError: no annotated slide, a column or a segmentation is missing, or has other classes; names it.
     """
-    out = Path(out)
+    out, classes = Path(out), classes or ClassTable.h2g()
     rows = [row for row in cohort.rows() if row.annotation is not None]
     if not rows:
         raise CohortError(f"{cohort.path}: no slide has an annotation to compare with. Fill the column annotation.")
     known = pd.DataFrame([{"split": row.split, **row.values} for row in rows])
     need_columns(known, by, str(cohort.path))
     masks = {(design, row.slide_name): _mask(folder, row) for design, folder in segmentations.items() for row in rows}
+    if len(classes.classes) > 2:
+        found = {d: score_design(Path(f), rows, by, classes, within_tissue) for d, f in segmentations.items()}
+        return write_designs(found, out, by, classes.classes, baselines)
     scores = []
     for design in segmentations:
         for row in rows:
             with open_slide(row.slide, mpp=row.mpp) as slide:
-                found = evaluate_slide(
+                values = evaluate_slide(
                     masks[design, row.slide_name], slide, row.annotation, classes, within_tissue=within_tissue
                 )
             manifest = {column: {"split": row.split, **row.values}[column] for column in by}
-            scores.append({"design": design, "slide_name": row.slide_name, **manifest, **found})
+            scores.append({"design": design, "slide_name": row.slide_name, **manifest, **values})
     table = pd.DataFrame(scores)
     _write(table, out, by, baselines)
     return table
@@ -98,14 +110,5 @@ def _write(table: pd.DataFrame, out: Path, by: Sequence[str], baselines: Sequenc
         test = tukey(tested)
         with atomic_path(out / "tukey.csv") as temporary:
             test.to_csv(temporary, index=False)
-        text += "## Tukey's range test on Dice\n\n" + _tukey_lines(test)
+        text += "## Tukey's range test on Dice\n\n" + tukey_lines(test)
     write_text(out / "summary.md", text)
-
-
-def _tukey_lines(test: pd.DataFrame) -> str:
-    lines = ["| first | second | difference | p |", "| --- | --- | ---: | ---: |"]
-    lines += [
-        f"| {r.first} | {r.second} | {r.difference:+.3f} | {f'{r.p:.3f}' if r.p >= 0.001 else '< 0.001'} |"
-        for r in test.itertuples()
-    ]
-    return "\n".join(lines) + "\n"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tfseg.types import ModelError, Window
 
 MPP_AT_40X = 0.25
+_WHOLE = 1e-6
 
 
 def mpp_of(magnification: float) -> float:
@@ -19,6 +20,81 @@ def mpp_of(magnification: float) -> float:
 def magnification_of(mpp: float) -> float:
     """Objective magnification of a pixel size in µm/px; inverse of :func:`mpp_of`."""
     return MPP_AT_40X * 40.0 / mpp
+
+
+def field_name(mpp: float) -> str:
+    """Name of the input that sees the slide at ``mpp``: 0.5 is "image_20x", 8.0 is "image_1.25x"."""
+    return f"image_{magnification_of(mpp):g}x"
+
+
+def join_depth(depth: int, mpp: float, other_mpp: float) -> int | None:
+    """Depth at which another field's map may be concatenated with a field's map at ``depth``.
+
+    The one rule of every multi-resolution network: maps fit where mpp · 2^depth, the size of their pixels, is equal.
+    So the other depth is depth − log2(other_mpp / mpp).
+
+    Args:
+        depth: of the map, whose pixels are mpp · 2^depth µm.
+        mpp: µm/px of its field.
+        other_mpp: µm/px of the other field.
+
+    Returns:
+        The other map's depth; None where it would be negative: the other field has no map as fine as this one.
+
+    Raises:
+        ModelError: other_mpp / mpp is no power of two, so no two of their maps ever fit.
+    """
+    steps = math.log2(other_mpp / mpp)
+    if abs(steps - round(steps)) > _WHOLE:
+        below, above = (mpp * 2.0**n for n in (math.floor(steps), math.ceil(steps)))
+        raise ModelError(
+            f"mpp of two fields must differ by a power of two, for their maps to fit. Received: {mpp:g} and "
+            f"{other_mpp:g}. Nearest: {below:g} or {above:g}."
+        )
+    other = depth - round(steps)
+    return other if other >= 0 else None
+
+
+def check_fields(mpps: Sequence[float], deepest: int) -> None:
+    """Checks the fields of a multi-resolution network: the target's first, then its context from fine to coarse.
+
+    Args:
+        mpps: µm/px of each field.
+        deepest: depth of the target's deepest map; a field whose maps are all coarser could not be joined with any.
+
+    Raises:
+        ModelError: fewer than two fields, not in order, a ratio that is no power of two or too large.
+    """
+    if len(mpps) < 2 or list(mpps) != sorted(set(mpps)) or mpps[0] <= 0:
+        raise ModelError(f"mpps: at least two fields, finest first, in µm/px. Received: {tuple(mpps)}.")
+    for mpp in mpps[1:]:
+        if join_depth(deepest, mpps[0], mpp) is None:
+            raise ModelError(
+                f"mpps: a field may be at most {2**deepest} times as coarse as the first ({deepest} poolings), so at "
+                f"most {mpps[0] * 2**deepest:g} µm/px. Received: {mpp:g}."
+            )
+
+
+def crop_border(size_px: int, mpp: float, target_px: int, target_mpp: float) -> int:
+    """Pixels to cut off both ends of an axis of a map so that it covers a concentric smaller field.
+
+    (size_px − target_px · target_mpp / mpp) / 2: for pixels of one size the difference of the sizes, halved.
+
+    Args:
+        size_px, mpp: the map's extent, and the µm of its pixels (field's mpp · 2^depth).
+        target_px, target_mpp: those of the field that is to be covered.
+
+    Raises:
+        ModelError: the field is no whole number of the map's pixels, is larger than the map, or its edges fall
+            between the map's pixels, so that a crop would shift it.
+    """
+    border = (size_px - target_px * target_mpp / mpp) / 2
+    if border < -_WHOLE or abs(border - round(border)) > _WHOLE:
+        raise ModelError(
+            f"a map of {size_px} px of {mpp:g} µm cannot be cropped to the {target_px} px of {target_mpp:g} µm at its "
+            f"centre: {border:g} px would have to go from each side. Expected a whole number, 0 or more."
+        )
+    return round(border)
 
 
 @dataclass(frozen=True)

@@ -114,9 +114,12 @@ class ModelSpec:
         inputs: in the order in which a predictor takes them.
         outputs: output names; the first is the one to use, others serve training (deep supervision).
         classes: index i of the last output axis is ``classes[i]``.
-        stride_px: step between neighbouring patches at the input's mpp; None for whole-slide inputs.
+        stride_px: step between neighbouring patches, at the input's mpp (dense networks: at ``output_mpp``); None for
+            whole-slide inputs.
         threshold: probability from which the foreground class is taken.
         provenance: free: cohort, seed, versions, scores.
+        output_px: (height, width) of the main output of a dense network; None for all others.
+        output_mpp: µm/px of that output, which is concentric with every input; None for all others.
     """
 
     name: str
@@ -129,6 +132,13 @@ class ModelSpec:
     stride_px: int | None = None
     threshold: float = 0.5
     provenance: dict[str, Any] = field(default_factory=dict)
+    output_px: tuple[int, int] | None = None
+    output_mpp: float | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether the network labels every pixel of a window of known µm/px, so that windows tile a slide."""
+        return self.task == "segmentation" and self.output_mpp is not None
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": "tfseg-model", "version": 1, **asdict(self)}
@@ -141,6 +151,8 @@ class ModelSpec:
             content["inputs"] = tuple(InputSpec(**{**i, "size_px": tuple(i["size_px"])}) for i in content["inputs"])
             content["outputs"] = tuple(content["outputs"])
             content["classes"] = tuple(ClassSpec(c["name"], tuple(c["color"])) for c in content["classes"])
+            if content.get("output_px") is not None:
+                content["output_px"] = tuple(content["output_px"])
             return cls(**content)
         except (KeyError, TypeError) as error:
             raise ModelError(f"{where}: not a tfseg model spec ({error}). Expected the fields of ModelSpec.") from error

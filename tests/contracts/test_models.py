@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
+import tiny_encoder
+from skimage.data import immunohistochemistry
 
+from tfseg.export.onnx import OPSETS, PARITY, convert
+from tfseg.files import write_json
 from tfseg.models import MODELS, build, describe, load, save
-from tfseg.types import ModelError
+from tfseg.types import ClassSpec, ModelError, ModelSpec
 
 TINY = {
     "mobilenetv2_classifier": {"size_px": 32, "alpha": 0.1},
@@ -18,28 +29,88 @@ TINY = {
     "agunet": {"size_px": (16, 24), "widths": (4, 6, 8)},
     "dagunet": {"size_px": (16, 24), "widths": (4, 6, 8)},
     "doubleunet": {"size_px": (16, 24), "widths": (8, 16), "aspp_filters": 4},
+    "segnet": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "plain_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "dmmn_s2": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "dmmn_ms": {"size_px": (32, 64), "widths": (4, 6, 8)},
+    "dmmn_m2s": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "dmmn_m3": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "hooknet": {"size_px": (52, 60), "widths": (4, 6, 8)},
+    "encoder_unet": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "widths": (8, 6, 4, 4, 4)},
+    "multi_level": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "widths": (8, 6, 4, 4, 4)},
+    "deeplabv3": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "aspp_filters": 4},
+    "cd_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "half_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
 }
-WRONG_SIZE = {"mobilenetv2_classifier": (33, "32 or 64"), "inceptionv3_classifier": (74, "75")}
-HEADS = {"agunet": 2, "dagunet": 2, "doubleunet": 2}
-FIXED_HEAD_SIZE = {"doubleunet"}
+WRONG_SIZE = {
+    "mobilenetv2_classifier": (33, "32 or 64"),
+    "inceptionv3_classifier": (74, "75"),
+    "dmmn_ms": (18, "32"),
+    "dmmn_m2s": (18, "16 or 24"),
+    "dmmn_m3": (18, "16 or 24"),
+    "hooknet": (55, "52 or 60"),
+    **dict.fromkeys(("encoder_unet", "multi_level", "deeplabv3"), (18, "32")),
+}
+THREE_FIELDS = {"image_20x": 0.5, "image_10x": 1.0, "image_5x": 2.0}
+TWO_FIELDS = {"image_20x": 0.5, "image_5x": 2.0}
+FIELDS = {
+    **dict.fromkeys(("dmmn_s2", "dmmn_ms", "dmmn_m2s", "dmmn_m3"), THREE_FIELDS),
+    **dict.fromkeys(("hooknet", "multi_level"), TWO_FIELDS),
+}
+"""µm/px of the inputs of networks that see several fields, in order."""
+WHOLE_SLIDE = {"unet", "agunet", "dagunet", "doubleunet"}
+"""Networks with a heatmap as second input."""
+OUTPUTS = {
+    **dict.fromkeys(("agunet", "dagunet", "doubleunet"), ("segmentation", "segmentation_1")),
+    "multi_level": ("segmentation", "segmentation_high", "segmentation_context"),
+}
+OUTPUT_PX = {
+    ("hooknet", "segmentation"): (6, 14),
+    ("agunet", "segmentation_1"): (8, 12),
+    ("dagunet", "segmentation_1"): (8, 12),
+}
+"""Where it is not the size of the input."""
+CLASSES = tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "tumour", "other"))
 
 each_model = pytest.mark.parametrize("name", list(MODELS))
 
 
-def batch(model: keras.Model, seed: int = 0) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    scale = {"image": 255.0, "heatmap": 1.0}
-    return {
-        key: (random.random((2, *tensor.shape[1:])) * scale[key]).astype("float32")
-        for key, tensor in model.input.items()
-    }
+def arguments(name: str) -> dict:
+    return {"num_classes": len(CLASSES), **TINY[name]}
 
 
-def shaken(model: keras.Model) -> keras.Model:
-    """Moves every weight, so that zeros at the start (γ, biases) hide nothing."""
-    random = np.random.default_rng(1)
-    model.set_weights([w + random.uniform(0.01, 0.05, w.shape).astype(w.dtype) for w in model.get_weights()])
-    return model
+def spec_of(name: str, model: keras.Model, called: str | None = None) -> ModelSpec:
+    mpp = None if name in FIELDS or name in WHOLE_SLIDE else 1.0
+    return describe(model, name, arguments(name), mpp, CLASSES, called)
+
+
+def batch(model: keras.Model) -> dict[str, np.ndarray]:
+    """Two crops of a real picture of tissue; another place for each input."""
+    random = np.random.default_rng(0)
+    picture = immunohistochemistry()
+    inputs = {}
+    for number, (name, (_, height, width, _)) in enumerate((key, value.shape) for key, value in model.input.items()):
+        places = [(40 * number + 100 * n, 60 + 150 * n) for n in range(2)]
+        inputs[name] = np.stack([picture[y : y + height, x : x + width] for y, x in places]).astype("float32")
+        if name == "heatmap":
+            inputs[name] = random.random((2, height, width, 1), "float32")
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Name → the tiny network, built once, every weight moved: zeros at the start (γ, biases) hide nothing."""
+    built: dict[str, keras.Model] = {}
+
+    def get(name: str) -> keras.Model:
+        if name not in built:
+            keras.utils.set_random_seed(0)
+            model, random = build(name, **arguments(name)), np.random.default_rng(1)
+            model.set_weights([w + random.uniform(0.01, 0.05, w.shape).astype(w.dtype) for w in model.get_weights()])
+            built[name] = model
+        return built[name]
+
+    return get
 
 
 def test_tiny_settings_cover_the_registry():
@@ -47,28 +118,31 @@ def test_tiny_settings_cover_the_registry():
 
 
 @each_model
-def test_names_shapes_and_probabilities(name):
-    model = build(name, num_classes=3, **TINY[name])
-    inputs = batch(model)
-    outputs = model(inputs, training=False)
-    height, width = inputs["image"].shape[1:3]
-    if "classifier" in name:
-        assert set(inputs) == {"image"} and set(outputs) == {"probabilities"}
-        assert outputs["probabilities"].shape == (2, 3)
-    else:
-        assert set(inputs) == ({"image"} if name == "unet_lr" else {"image", "heatmap"})
-        names = ["segmentation", "segmentation_1", "segmentation_2"][: HEADS.get(name, 1)]
-        assert list(outputs) == names
-        for level, head in enumerate(names):
-            factor = 1 if name in FIXED_HEAD_SIZE else 2**level
-            assert outputs[head].shape == (2, height // factor, width // factor, 3)
-    for probabilities in outputs.values():
-        np.testing.assert_allclose(np.sum(probabilities, axis=-1), 1, atol=1e-5)
+def test_spec_says_what_goes_in_and_what_comes_out(name, network):
+    model = network(name)
+    spec, outputs = spec_of(name, model), model(batch(model), training=False)
+    size = np.broadcast_to(TINY[name]["size_px"], 2).tolist()
+    expected = FIELDS.get(name, {"image": None, "heatmap": None} if name in WHOLE_SLIDE else {"image": 1.0})
+    assert [(i.name, i.mpp, list(i.size_px)) for i in spec.inputs] == [(k, mpp, size) for k, mpp in expected.items()]
+    assert {key: value.shape[1:] for key, value in model.input.items()} == {
+        i.name: (*i.size_px, i.channels) for i in spec.inputs
+    }
+    classifies = "classifier" in name
+    assert spec.outputs == (("probabilities",) if classifies else OUTPUTS.get(name, ("segmentation",)))
+    assert set(outputs) == set(spec.outputs)
+    for output in spec.outputs:
+        shape = () if classifies else OUTPUT_PX.get((name, output), size)
+        assert outputs[output].shape == (2, *shape, len(CLASSES))
+        np.testing.assert_allclose(np.sum(outputs[output], axis=-1), 1, atol=1e-5)
+    assert spec.dense == (not classifies and name not in WHOLE_SLIDE)
+    if spec.dense:
+        assert spec.output_px == outputs["segmentation"].shape[1:3]
+        assert (spec.output_mpp, spec.stride_px) == (spec.inputs[0].mpp, spec.output_px[0])
 
 
 @each_model
-def test_every_trainable_weight_learns(name):
-    model = shaken(build(name, **TINY[name]))
+def test_every_trainable_weight_learns(name, network):
+    model = network(name)
     inputs = batch(model)
     with tf.GradientTape() as tape:
         outputs = model(inputs, training=True)
@@ -81,48 +155,69 @@ def test_every_trainable_weight_learns(name):
 
 
 @each_model
-def test_saved_and_loaded_gives_the_same(name, tmp_path):
-    model = shaken(build(name, **TINY[name]))
-    spec = describe(model, name, TINY[name], mpp=1.0, name="mine")
-    save(model, spec, tmp_path / "model")
-    loaded, read = load(tmp_path / "model")
-    assert read.name == "mine" and read.architecture == name and read.inputs == spec.inputs
-    assert read.task == ("classification" if "classifier" in name else "segmentation")
-    assert read.inputs[0].name == "image"
+def test_saved_and_loaded_gives_the_same(name, network, tmp_path):
+    model = network(name)
+    save(model, spec_of(name, model, "mine"), tmp_path / name)
+    loaded, spec = load(tmp_path / name)
+    assert spec.name == "mine" and spec == spec_of(name, model, "mine")
+    assert spec.task == ("classification" if "classifier" in name else "segmentation")
     inputs = batch(model)
     for key, expected in model(inputs, training=False).items():
         np.testing.assert_array_equal(loaded(inputs, training=False)[key], expected)
-    assert build(read).count_params() == model.count_params()
+    # save() built it once more: names, under which weights are kept, do not depend on what was built before
+    assert {layer.name for layer in loaded.layers} == {layer.name for layer in model.layers}
+
+
+@each_model
+def test_onnx_gives_the_probabilities_of_keras(name, network):
+    model = network(name)
+    spec, inputs = spec_of(name, model), batch(model)
+    file = convert(model, spec, spec.outputs, spec, OPSETS["default"]).SerializeToString()
+    session = onnxruntime.InferenceSession(file)
+    assert [i.name for i in session.get_inputs()] == [i.name for i in spec.inputs]
+    found = dict(zip((o.name for o in session.get_outputs()), session.run(None, inputs), strict=True))
+    for key, expected in model(inputs, training=False).items():
+        np.testing.assert_allclose(found[key], expected, atol=PARITY)
 
 
 @each_model
 def test_wrong_size_names_the_nearest(name):
     size, nearest = WRONG_SIZE.get(name, (18, "16 or 20"))
-    with pytest.raises(ModelError, match=f"Received: {size}. Nearest: {nearest}"):
+    with pytest.raises(ModelError, match=rf"Received: {size}\. Nearest: {nearest}\."):
         build(name, **{**TINY[name], "size_px": size})
 
 
 @each_model
-def test_trains_a_step_in_mixed_precision_and_saves_float32(name, tmp_path):
+def test_trains_a_step_in_mixed_precision(name):
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model = build(name, **TINY[name])
-        inputs = batch(model)
-        outputs = model(inputs, training=False)
-        assert all(p.dtype == "float32" for p in outputs.values())
-        targets = {key: np.eye(2, dtype="float32")[np.zeros(p.shape[:-1], int)] for key, p in outputs.items()}
+        model = build(name, **arguments(name))
+        assert {p.dtype for p in model.output.values()} == {"float32"}
+        targets = {key: np.zeros((2, *p.shape[1:]), "float32") for key, p in model.output.items()}
+        for target in targets.values():
+            target[..., 1] = 1
         model.compile("sgd", loss={key: "categorical_crossentropy" for key in targets}, run_eagerly=True)
-        assert np.all(np.isfinite(model.train_on_batch(inputs, targets)))
-        save(model, describe(model, name, TINY[name]), tmp_path)
+        assert np.all(np.isfinite(model.train_on_batch(batch(model), targets)))
     finally:
         keras.config.set_dtype_policy("float32")
-    loaded, _ = load(tmp_path)
-    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
-    assert not loaded.compiled
-    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
 
 
-@each_model
-def test_layer_names_do_not_depend_on_what_was_built_before(name):
-    first, second = (build(name, **TINY[name]) for _ in range(2))
-    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+@pytest.mark.jax
+def test_jax_gives_the_probabilities_of_tensorflow(network, tmp_path):
+    """All in one process of its own: Keras takes its backend from the environment, once."""
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed; it comes with the extra `dev`")
+    for name in MODELS:
+        model = network(name)
+        write_json(tmp_path / name / "spec.json", spec_of(name, model).to_dict())
+        for part, variables in (("trained", model.trainable_variables), ("other", model.non_trainable_variables)):
+            np.savez(tmp_path / name / part, *(np.asarray(variable) for variable in variables))
+        np.savez(tmp_path / name / "inputs", **batch(model))
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    script = Path(__file__).with_name("jax_forward.py")
+    result = subprocess.run([sys.executable, script, tmp_path], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for name in MODELS:
+        found = np.load(tmp_path / name / "outputs.npz")
+        for key, expected in network(name)(batch(network(name)), training=False).items():
+            np.testing.assert_allclose(found[key], expected, atol=1e-4, err_msg=f"{name}, {key}")

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from small_cohort import BOXES, CONFIG, MPP, write_annotation
 
-from tfseg.data import index_slide
+from tfseg.data import index_labels, index_slide
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import IndexConfig, PatchIndex, build_index
 from tfseg.data.overview import DROPPED
@@ -39,16 +39,16 @@ def test_patch_label(foreground, ignored, expected):
     labels = np.zeros(100, np.uint8)
     labels[:foreground] = 1
     labels[100 - ignored :] = 255
-    label, fraction = index_slide.patch_label(labels.reshape(10, 10), 100, 0.25)
+    label, fraction = index_labels.patch_label(labels.reshape(10, 10), 100, 0.25)
     assert label == expected and fraction == pytest.approx(foreground / 100)
 
 
 def test_patch_label_beyond_the_edge_and_with_more_classes():
     labels = np.full((10, 10), 255, np.uint8)
     labels[:, :6] = 0
-    assert index_slide.patch_label(labels, 60, 0.25) == (0, 0.0)
+    assert index_labels.patch_label(labels, 60, 0.25) == (0, 0.0)
     labels[:, :2], labels[:, 2:5] = 1, 3
-    assert index_slide.patch_label(labels, 60, 0.25) == (3, 0.5)
+    assert index_labels.patch_label(labels, 60, 0.25) == (3, 0.5)
 
 
 def test_patches_and_labels_of_a_known_slide(small_index):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy.stats import chisquare
 
 from tfseg.data import counter_random
-from tfseg.data.sampling import EpochSampler, HierarchicalSampler
+from tfseg.data.sampling import EpochSampler, HierarchicalSampler, RatioSampler
 from tfseg.types import CohortError
 
 DRAWS = 20000
@@ -158,3 +158,68 @@ def test_epoch_sampler_takes_every_row_once_an_epoch():
     assert [int(sampler.draw(n)) for n in range(21)] == epochs.ravel().tolist()
     firsts = EpochSampler(4, seed=2).draw(tf.range(0, 8000, 4)).numpy()
     assert chisquare(np.bincount(firsts, minlength=4)).pvalue > 1e-4
+
+
+RATIO = {"tumour": 2, "normal": 1, "others": 1}
+
+
+def window_table() -> pd.DataFrame:
+    """90 % normal, hardly any others; the slides differ in size."""
+    rows = [{"class": "normal", "slide_name": "a"}] * 90 + [{"class": "tumour", "slide_name": "a"}] * 7
+    rows += [{"class": "tumour", "slide_name": "b"}] + [{"class": "others", "slide_name": "b"}] * 2
+    return pd.DataFrame(rows).sample(frac=1, random_state=5).reset_index(drop=True)
+
+
+@pytest.mark.parametrize(("worker", "workers"), [(0, 1), (0, 2), (1, 2), (2, 3)])
+def test_ratio_is_exact_in_every_batch_of_every_worker(worker, workers):
+    table = window_table()
+    sampler = RatioSampler(table, RATIO, seed=9).share(worker, workers)
+    assert sampler.batch_multiple == 4
+    for step in range(20):
+        batch = table["class"].to_numpy()[sampler.draw(tf.range(step * 8, (step + 1) * 8)).numpy()]
+        assert dict(zip(*np.unique(batch, return_counts=True), strict=True)) == {"normal": 2, "others": 2, "tumour": 4}
+
+
+def test_ratio_draws_are_stateless_and_even_within_a_class():
+    table = window_table()
+    sampler = RatioSampler(table, RATIO, seed=9)
+    drawn = sampler.draw(tf.range(DRAWS)).numpy()
+    assert [int(sampler.draw(n)) for n in range(100, 110)] == drawn[100:110].tolist()
+    assert sampler.draw(5).shape == () and tf.function(sampler.draw)(tf.constant(5, tf.int64)) == drawn[5]
+    for name in RATIO:
+        rows = np.flatnonzero(table["class"] == name)
+        assert chisquare(np.bincount(drawn, minlength=len(table))[rows]).pvalue > 1e-4
+    other = sampler.share(1, 2).draw(tf.range(50)).numpy()
+    assert (other == sampler.share(0, 2).draw(tf.range(50)).numpy()).mean() < 0.5
+
+
+def test_ratio_with_further_steps_within_the_class():
+    table = window_table()
+    drawn = table.iloc[RatioSampler(table, RATIO, columns=("slide_name",)).draw(tf.range(DRAWS)).numpy()]
+    tumour = drawn[drawn["class"] == "tumour"]["slide_name"].value_counts()
+    assert abs(tumour["a"] / tumour.sum() - 0.5) < 0.03  # one window of slide b counts as much as seven of slide a
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        ({"tumor": 2, "normal": 1}, r"no row of 'tumor'.*There are: normal, others, tumour"),
+        ({"tumour": 0}, "whole number above 0"),
+        ({"tumour": 1.5}, "whole number above 0"),
+        ({}, "whole number above 0"),
+    ],
+)
+def test_ratio_errors(ratio, message):
+    with pytest.raises(CohortError, match=message):
+        RatioSampler(window_table(), ratio)
+    with pytest.raises(CohortError, match="'tissue'"):
+        RatioSampler(window_table(), RATIO, column="tissue")
+
+
+def test_epochs_of_many_windows_are_sorted_once():
+    sampler = EpochSampler(200_000, seed=3)
+    last, first = sampler.draw(tf.range(199_990, 200_000)).numpy(), sampler.draw(tf.range(200_000, 200_010)).numpy()
+    straddling = sampler.draw(tf.range(199_990, 200_010)).numpy()
+    assert straddling.tolist() == [*last, *first]
+    stream = list(sampler.dataset(199_995).batch(4).take(3).as_numpy_iterator())
+    assert np.concatenate(stream).tolist() == straddling[5:17].tolist()

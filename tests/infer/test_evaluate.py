@@ -9,7 +9,7 @@ import pytest
 import shapely
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from tfseg.infer.evaluate import evaluate_slide
+from tfseg.infer.evaluate import count_classes, evaluate_slide
 from tfseg.slides.annotations import ClassTable, LabelledPolygon, PolygonAnnotation
 from tfseg.slides.base import open_slide
 from tfseg.slides.geojson import PolygonFeature, write_geojson
@@ -115,3 +115,32 @@ def test_missing_files(tmp_path, slide, annotation):
         evaluate_slide(tmp_path / "mask.tif", slide, annotation)
     with pytest.raises(SlideError, match=r"slide\.svs: no such"):
         evaluate_slide(tmp_path / "mask.tif", tmp_path / "slide.svs", annotation)
+
+
+def test_counts_of_classes_agree_with_the_scores_and_know_pixels_without_a_class(tmp_path, slide, annotation):
+    grid, classes = PixelGrid(0, 0, 4, 4, 750, 600), ClassTable.h2g()
+    truth = annotation.labels_on(grid)
+    mask = noisy(truth)
+    write_pyramid(tmp_path / "mask.tif", mask, mpp=2.0, kind="label")
+    scores = evaluate_slide(tmp_path / "mask.tif", slide, annotation, within_tissue=True)
+    counts = count_classes(tmp_path / "mask.tif", slide, annotation, classes, within_tissue=True)
+    assert counts.confusion[1, 0] == scores["pixels tumour as non-tumour"] and counts.missed.sum() == 0
+    assert counts.histograms == {}
+
+    mask[:, :300] = 255
+    write_pyramid(tmp_path / "none.tif", mask, mpp=2.0, kind="label")
+    write_pyramid(tmp_path / "p.tif", np.where(mask == 1, 200, 10).astype(np.uint8), mpp=2.0, kind="heatmap")
+    counts = count_classes(tmp_path / "none.tif", slide, annotation, classes, {1: tmp_path / "p.tif"})
+    assert counts.missed.tolist() == [np.sum(truth[:, :300] == c) for c in (0, 1)]
+    assert counts.confusion.sum() == np.sum(truth[:, 300:] != IGNORE)
+    assert counts.histograms[1][1, 200] == counts.confusion[1, 1] == np.sum((truth == 1) & (mask == 1))
+    assert counts.histograms[1].sum() == np.sum(truth != IGNORE)
+    with pytest.raises(AnnotationError, match=r"none\.tif: value 255 is no class"):
+        evaluate_slide(tmp_path / "none.tif", slide, annotation)
+
+
+def test_probabilities_of_another_slide(tmp_path, slide, annotation):
+    write_pyramid(tmp_path / "mask.tif", np.zeros((60, 75), np.uint8), mpp=20.0, kind="label")
+    write_pyramid(tmp_path / "p.tif", np.zeros((60, 75), np.uint8), mpp=25.0, kind="heatmap")
+    with pytest.raises(AnnotationError, match=r"p\.tif: covers 1875×1500 µm"):
+        count_classes(tmp_path / "mask.tif", slide, annotation, ClassTable.h2g(), {1: tmp_path / "p.tif"})

@@ -62,6 +62,18 @@ def test_undefined_is_nan_and_left_out_of_means():
     assert all(math.isnan(value) for value in scores_from_confusion(np.zeros((2, 2))).values())
 
 
+def test_only_annotated_classes_and_pixels_without_a_class():
+    # Class 0 is never true; two pixels of class 2 got no class.
+    matrix, missed = [[0, 0, 0], [2, 6, 0], [0, 1, 5]], [0, 0, 2]
+    scores = scores_from_confusion(matrix, missed=missed, annotated_only=True)
+    assert all(math.isnan(scores[f"{name} 0"]) for name in ("recall", "precision", "dice", "iou"))
+    assert scores["recall 1"] == 6 / 8 and scores["precision 1"] == 6 / 7 and scores["iou 1"] == 6 / 9
+    assert scores["recall 2"] == 5 / 8 and scores["precision 2"] == 1 and scores["iou 2"] == 5 / 8
+    assert scores["dice 2"] == pytest.approx(10 / 13) and scores["accuracy"] == 11 / 16
+    assert scores["iou mean"] == pytest.approx((6 / 9 + 5 / 8) / 2)
+    assert scores_from_confusion(matrix, missed=missed)["iou 0"] == 0
+
+
 def test_what_is_predicted_where_nobody_annotated_does_not_matter():
     assert confusion([IGNORE, 1], [77, 1], 2).tolist() == [[0, 0], [0, 1]]
     assert confusion([0, 1], [0, 1], 2, ignore=0).tolist() == [[0, 0], [0, 1]]

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tfseg.metrics.plots import box_plot, confusion_plot
-from tfseg.types import CohortError
+from tfseg.metrics.curves import class_curves, score_histograms
+from tfseg.metrics.plots import box_plot, confusion_plot, curves_plot
+from tfseg.types import ClassSpec, CohortError
 
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame(
@@ -55,6 +56,22 @@ def test_confusion_plot(tmp_path):
     confusion_plot([[9, 1, 0], [0, 0, 0], [0, 5, 5]], ["a", "b", "c"], tmp_path / "a.png")
     found = colours(tmp_path / "a.png")
     assert (211, 211, 211) in found  # the row without a pixel
+
+
+def test_confusion_plot_with_pixels_that_got_no_class(tmp_path):
+    confusion_plot([[9, 1, 0], [0, 5, 5]], ["a", "b"], tmp_path / "a.png", predicted=["a", "b", "no class"])
+    width, height = Image.open(tmp_path / "a.png").size
+    assert width > height
+
+
+def test_curves_plot_draws_classes_in_their_colours_and_leaves_out_those_without_a_pixel(tmp_path):
+    classes = [ClassSpec("a", (200, 0, 0)), ClassSpec("b", (0, 0, 200)), ClassSpec("c", (0, 200, 0))]
+    truth, scores = RNG.integers(0, 2, 500), RNG.random((500, 3))
+    curves, areas = class_curves(score_histograms(truth, scores), "abc")
+    curves_plot(curves, areas, classes, tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    assert [(pixels == spec.color).all(-1).any() for spec in classes] == [True, True, False]
+    curves_plot(curves, areas.assign(pixels=0), classes, tmp_path / "nothing.png")
 
 
 def test_matplotlib_is_imported_late_and_keeps_its_state(tmp_path):

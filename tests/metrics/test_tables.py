@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import tukey_hsd
 
-from tfseg.metrics.tables import markdown, summarise, tukey
+from tfseg.metrics.tables import confusion_table, markdown, summarise, tukey, tukey_lines
 from tfseg.types import CohortError
 
 TABLE = pd.DataFrame(
@@ -84,3 +84,18 @@ def test_tukey_against_scipy():
 def test_tukey_without_enough(table, says):
     with pytest.raises(CohortError, match=says):
         tukey(table)
+
+
+def test_confusion_normalised_by_row():
+    table = confusion_table([[3, 1, 0], [0, 0, 0]], ["a", "b"], ["a", "b", "none"])
+    assert table.columns.tolist() == ["truth", "a", "b", "none", "pixels"]
+    assert table.iloc[0].tolist() == ["a", 0.75, 0.25, 0.0, 4]
+    assert table.iloc[1, 1:4].isna().all() and table["pixels"][1] == 0
+
+
+def test_tukey_lines():
+    rng = np.random.default_rng(0)
+    close = rng.normal(0.6, 0.01, 9)
+    lines = tukey_lines(tukey(designs(a=close, b=close, c=close + 0.3))).splitlines()
+    assert lines[2] == "| a | b | +0.000 | 1.000 |"
+    assert lines[3] == "| a | c | +0.300 | < 0.001 |"

@@ -31,6 +31,13 @@ def folder(tmp_path):
         ("agunet", 7_668_537, 7_659_915),
         ("dagunet", 10_074_600, 9_982_536 + 81_920),
         ("doubleunet", 16_025_076, 16_010_100),
+        # table 2 of the Deep Multi-Magnification paper
+        ("segnet", 18_881_543, 18_881_543),
+        ("plain_unet", 34_550_663, 34_550_663),
+        ("dmmn_s2", 34_554_119, 34_554_119),
+        ("dmmn_ms", 30_647_207, 30_647_207),
+        ("dmmn_m2s", 25_947_047, 25_947_047),
+        ("dmmn_m3", 27_071_303, 27_071_303),
     ],
 )
 def test_parameters_are_those_of_the_paper(name, total, trainable):
@@ -117,6 +124,20 @@ def test_input_size_that_is_not_the_spec_is_not_saved(tmp_path):
     spec = describe(model, "unet", {**TINY, "size_px": 32})
     with pytest.raises(ModelError, match="inputs"):
         save(model, spec, tmp_path / "unet")
+
+
+def test_network_of_mixed_precision_is_saved_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build("agunet", **TINY)
+        model.compile("sgd")
+        save(model, describe(model, "agunet", TINY), tmp_path)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    loaded, _ = load(tmp_path)
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
+    assert not loaded.compiled
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
 
 
 def test_folder_that_cannot_be_written(tmp_path):

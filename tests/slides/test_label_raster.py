@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tfseg.slides import label_raster
 from tfseg.slides.label_raster import LabelRaster
 from tfseg.slides.rasterise import PixelGrid
 from tfseg.slides.tiff_writer import write_pyramid
@@ -143,3 +144,21 @@ def test_damaged_tile(tmp_path):
     raster = LabelRaster(tmp_path / "a.tif", (523, 301))
     with pytest.raises(AnnotationError, match=r"a\.tif: tile 3 cannot be decoded"):
         raster.read(raster.grid)
+
+
+def test_rasters_share_one_bounded_cache(tmp_path, monkeypatch):
+    """Three rasters of four tiles each in a cache of five tiles: every value is right, and no more is kept."""
+    monkeypatch.setattr(label_raster, "CACHE_BYTES", 5 * 64 * 64)
+    rasters = []
+    for k in range(3):
+        values = np.arange(4, dtype=np.uint8).reshape(2, 2).repeat(64, 0).repeat(64, 1) + 10 * k
+        tifffile.imwrite(tmp_path / f"{k}.tif", values, tile=(64, 64))
+        rasters.append((LabelRaster(tmp_path / f"{k}.tif", (128, 128)), values))
+    before = label_raster._tiles.bytes
+    for _ in range(2):
+        for raster, values in rasters:
+            np.testing.assert_array_equal(raster.read(raster.grid), values)
+            assert label_raster._tiles.bytes <= 5 * 64 * 64
+    for raster, _ in rasters:
+        raster.close()
+    assert label_raster._tiles.bytes <= before

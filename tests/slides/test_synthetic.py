@@ -69,7 +69,7 @@ def test_manifest_and_progress(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_stains_and_scanners_are_crossed_with_grades(seed):
-    jobs = _jobs({"train": 3, "val": 1, "test": 1}, 1024, 0.5, seed)
+    jobs = _jobs({"train": 3, "val": 1, "test": 1}, Recipe(), seed, STAINS)
     assert len({recipe.seed for _, recipe, _ in jobs}) == len(jobs)
     pairs = {}
     for _, recipe, split in jobs:
@@ -82,7 +82,7 @@ def test_stains_and_scanners_are_crossed_with_grades(seed):
 
 
 def test_nine_slides_of_a_grade_show_every_pair():
-    jobs = _jobs({"train": 9}, 1024, 0.5, 0)
+    jobs = _jobs({"train": 9}, Recipe(), 0, STAINS)
     assert len({(recipe.stain, recipe.scanner) for _, recipe, _ in jobs if recipe.grade == 2}) == 9
 
 
@@ -134,8 +134,8 @@ def test_nuclei_grow_and_vary_with_the_grade(slides):
 def test_nuclei_per_area_rise_with_the_grade():
     density = []
     for grade in (1, 2, 3):
-        library = synthetic_nuclei.library(grade, 0.5, np.random.default_rng(0))
-        grown = [grow((2500, 2500), grade, library, np.random.default_rng(seed)) for seed in range(3)]
+        templates = synthetic_nuclei.templates(grade, 0.5, np.random.default_rng(0))
+        grown = [grow((2500, 2500), grade, templates, np.random.default_rng(seed)) for seed in range(3)]
         nuclei = sum(np.count_nonzero(tissue.nuclei["kind"] == synthetic_nuclei.TUMOUR) for tissue in grown)
         density.append(nuclei / sum(tissue.layout.tumour.area for tissue in grown))
     assert density[0] < density[1] < density[2] and density[2] > 1.3 * density[0]
@@ -173,10 +173,10 @@ def test_every_small_slide_can_be_made(tmp_path, seed):
 
 def test_tiles_fit_together():
     rng = np.random.default_rng(0)
-    library = synthetic_nuclei.library(3, 0.5, rng)
-    tissue = grow((SIZE / 2, SIZE / 2), 3, library, rng)
+    templates = synthetic_nuclei.templates(3, 0.5, rng)
+    tissue = grow((SIZE / 2, SIZE / 2), 3, templates, rng)
     quiet = synthetic_render.Scanner((243, 243, 243), 1.0, 0.5, 0.0, 90)
-    picture = synthetic_render.Picture(tissue, library, 0.5, synthetic_render.STAINS["A"], quiet, rng)
+    picture = synthetic_render.Picture(tissue, templates, 0.5, synthetic_render.STAINS["A"], quiet, rng)
     whole = picture.tile(0, 0, SIZE, SIZE).astype(int)
     parts = np.block([[[picture.tile(r, c, 320, 640)] for c in (0, 640)] for r in range(0, SIZE, 320)]).astype(int)
     assert abs(whole - parts).mean() < 0.2  # interpolation is fixed-point, so not equal to the last bit

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from sklearn.metrics import jaccard_score
 
-from tfseg.train.measures import ClassRecall, SlideDice
+from tfseg.train.measures import ClassRecall, MeanIoU, SlideDice
 
 
 def test_recall_of_a_class():
@@ -47,3 +49,47 @@ def test_dice_of_a_false_alarm_is_zero():
     metric = SlideDice()
     metric.update_state(np.zeros((1, 4, 4), np.uint8), np.ones((1, 4, 4, 2), np.float32))
     assert float(metric.result()) == 0
+
+
+def batches(count=3, classes=5, seed=0):
+    """Noisy labels, a third of them ignored, and probabilities that are often right."""
+    random = np.random.default_rng(seed)
+    for _ in range(count):
+        labels = random.integers(0, classes, (2, 16, 16)).astype(np.uint8)
+        scores = random.random((2, 16, 16, classes)) + 0.5 * np.eye(classes)[labels]
+        yield np.where(random.random(labels.shape) < 1 / 3, 255, labels).astype(np.uint8), scores.astype(np.float32)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_mean_iou_is_scikit_learns_jaccard(in_graph):
+    metric = MeanIoU(5)
+    update = tf.function(metric.update_state) if in_graph else metric.update_state
+    truth, found = [], []
+    for labels, scores in batches():
+        update(tf.constant(labels), tf.constant(scores))
+        truth.append(labels[labels != 255])
+        found.append(scores.argmax(-1)[labels != 255])
+    expected = jaccard_score(np.concatenate(truth), np.concatenate(found), average="macro")
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-6)
+    assert 0.2 < expected < 0.9
+    metric.reset_state()
+    assert math.isnan(metric.result())
+
+
+def test_mean_iou_leaves_out_classes_that_nobody_annotated():
+    """Class 0 is predicted, never true: its pixel counts against class 1 alone."""
+    metric = MeanIoU(4)
+    found = np.eye(4, dtype=np.float32)[[[[0, 1, 1, 2, 3]]]]
+    metric.update_state(np.array([[[1, 1, 1, 2, 255]]], np.uint8), found)
+    assert float(metric.result()) == pytest.approx((2 / 3 + 1) / 2)
+    only_ignored = MeanIoU(4)
+    only_ignored.update_state(np.full((1, 1, 5), 255, np.uint8), found)
+    assert math.isnan(only_ignored.result())
+
+
+def test_mean_iou_counts_more_pixels_than_float32_can():
+    metric = MeanIoU(2)
+    metric.counts.assign([[2**24, 0], [0, 1]])
+    one = np.zeros((1, 1, 1), np.uint8)
+    metric.update_state(one, np.eye(2, dtype=np.float32)[one])
+    assert int(metric.counts[0, 0]) == 2**24 + 1

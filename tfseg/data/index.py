@@ -13,40 +13,47 @@ import numpy as np
 import pandas as pd
 
 import tfseg
+from tfseg.data.class_counts import pixel_column, write_class_counts
 from tfseg.data.cohort import Cohort
-from tfseg.data.index_slide import IndexConfig, SlidePatches
+from tfseg.data.index_config import DenseIndexConfig, IndexConfig
+from tfseg.data.index_slide import AnyIndexConfig, SlidePatches
 from tfseg.data.overview import UNANNOTATED
 from tfseg.data.workers import index_slides
 from tfseg.files import atomic_path, write_json
 from tfseg.slides.class_table import ClassTable
 from tfseg.types import IGNORE, ClassSpec, CohortError, SlideError
 
-__all__ = ["IndexConfig", "PatchIndex", "build_index"]
+__all__ = ["DenseIndexConfig", "IndexConfig", "PatchIndex", "build_index"]
 
 _TABLE, _SUMMARY, _INDEX = "patches.parquet", "summary.csv", "index.json"
+_CONFIGS: dict[str, type[IndexConfig] | type[DenseIndexConfig]] = {c.kind: c for c in (IndexConfig, DenseIndexConfig)}
 _FORMAT, _VERSION = "tfseg-index", 1
 
 
 @dataclass(frozen=True)
 class PatchIndex:
-    """Patches of a cohort and where they come from.
+    """Patches of a cohort, or windows for dense segmentation, and where they come from.
 
     Attributes:
-        table: one row a patch: slide_name, slide (path), slide_mpp, x, y (centre, level-0 pixels), tissue and
-            foreground (fractions of the patch), class_index, class, split and the manifest's other columns.
-            class_index is IGNORE and class "unannotated" for patches of slides without annotation.
-        config: how the patches were found.
+        table: one row a patch: slide_name, slide (path), slide_mpp, x, y (centre, level-0 pixels), tissue (fraction of
+            the patch), class_index, class, split and the manifest's other columns.
+            Of a classifier's patches also foreground (fraction); class_index is IGNORE and class "unannotated" for
+            those of slides without annotation.
+            Of windows also annotated (fraction of the target) and "pixels <class>" for every class; they are all
+            annotated.
+        config: how the patches were found; its type says of which kind they are.
         classes: index i is class_index i.
-        slides: per slide name: path, size, mpp, mpp_source, counts.
+        slides: per slide name: path, annotation (path or None), size, mpp, mpp_source, counts; of windows also pixels.
         broken: slide name → why it was left out.
         summary: one row a slide: split, grade (if the manifest has it), slide_name, one column of patch counts a class,
-            unannotated, dropped (by the label rule), no_tissue, mpp, mpp_source, error.
+            unannotated, dropped (by the label rule, or too little annotated), no_tissue, of windows annotated pixels a
+            class, mpp, mpp_source, error.
         versions: of tfseg and what it was built with.
         labels: how annotations became classes, so that later stages read them alike.
     """
 
     table: pd.DataFrame
-    config: IndexConfig
+    config: AnyIndexConfig
     classes: tuple[ClassSpec, ...]
     slides: dict[str, dict[str, Any]]
     summary: pd.DataFrame
@@ -78,8 +85,13 @@ class PatchIndex:
         return PatchIndex(table.reset_index(drop=True), **rest)
 
     def save(self, folder: str | Path) -> None:
-        """Writes patches.parquet, summary.csv and, last, index.json; each whole or not at all."""
+        """Writes patches.parquet, summary.csv and, last, index.json; each whole or not at all.
+
+        Of windows also class_counts.json: per split the annotated pixels of each class.
+        """
         folder = Path(folder)
+        if isinstance(self.config, DenseIndexConfig):
+            write_class_counts(self.table, self.classes, folder)
         with atomic_path(folder / _TABLE) as temporary:
             self.table.to_parquet(temporary, index=False)
         with atomic_path(folder / _SUMMARY) as temporary:
@@ -89,6 +101,7 @@ class PatchIndex:
             {
                 "format": _FORMAT,
                 "version": _VERSION,
+                "kind": self.config.kind,
                 "patches": len(self.table),
                 "config": asdict(self.config),
                 "classes": [asdict(spec) for spec in self.classes],
@@ -126,7 +139,7 @@ class PatchIndex:
             labels = content["labels"]
             return cls(
                 table,
-                IndexConfig(**content["config"]),
+                _CONFIGS[content.get("kind", IndexConfig.kind)](**content["config"]),
                 classes,
                 content["slides"],
                 pd.read_csv(folder / _SUMMARY, dtype={"grade": str, "slide_name": str}, keep_default_na=False),
@@ -140,7 +153,7 @@ class PatchIndex:
 
 def build_index(
     cohort: Cohort,
-    config: IndexConfig,
+    config: AnyIndexConfig,
     out: str | Path,
     *,
     classes: ClassTable | None = None,
@@ -156,7 +169,7 @@ def build_index(
 
     Args:
         cohort: the slides.
-        config: patch size, pixel size and thresholds.
+        config: patch size, pixel size and thresholds; :class:`DenseIndexConfig` for windows of a segmentation network.
         out: folder; the index is saved there.
         classes: of the annotations; None takes :meth:`ClassTable.h2g`.
         workers: processes; 1 works in this one.
@@ -166,10 +179,13 @@ def build_index(
     Raises:
         SlideError: slides cannot be read, have no tissue, are smaller than a patch, or their annotation is wrong;
             all of them are named, after the others are finished. Not with ``skip_broken``, unless no slide is left.
-        CohortError: a class has no patch in split "train".
+        CohortError: a class has no patch in split "train", or no window of it is annotated; the class rule names no
+            class.
         OutputError: ``out`` cannot be written.
     """
     classes = classes or ClassTable.h2g()
+    if isinstance(config, DenseIndexConfig):
+        config.order(classes)  # a wrong name is an error now, not in the last worker
     rows = cohort.rows()
     done, broken = index_slides(rows, config, classes, Path(out), workers=workers, progress=progress)
     if broken and not (skip_broken and done):
@@ -229,6 +245,8 @@ def _summary(
         counts = part.info["counts"] if part else {}
         for name in (*(spec.name for spec in classes), UNANNOTATED, "dropped", "no_tissue"):
             line[name] = int(counts.get(name, 0))
+        for name, pixels in (part.info.get("pixels", {}) if part else {}).items():
+            line[pixel_column(name)] = pixels
         line["mpp"] = part.info["mpp"] if part else ""
         line["mpp_source"] = part.info["mpp_source"] if part else ""
         line["error"] = broken.get(row.slide_name, "")
@@ -238,8 +256,16 @@ def _summary(
 
 
 def _check_classes(cohort: Cohort, index: PatchIndex) -> None:
-    """A classifier cannot learn a class that it never sees."""
+    """A classifier cannot learn a class that it never sees, a segmentation network nothing without annotation."""
     train = index.summary[index.summary["split"] == "train"]
+    if isinstance(index.config, DenseIndexConfig):
+        if len(train) and "train" not in set(index.table["split"]):
+            raise CohortError(
+                f"{cohort.path}: in split 'train' ({len(train)} slides) no window has more than "
+                f"{index.config.min_annotated:.0%} of its {index.config.target_px}² px annotated. Check the column "
+                "'annotation' and the overview pictures, or lower min_annotated."
+            )
+        return
     annotated = train[[*(spec.name for spec in index.classes), "dropped"]]
     if not annotated.to_numpy().sum():  # no such split, or nobody annotated it: an index for other uses
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tfseg.data.class_counts import pixel_column
 from tfseg.data.cohort import CohortRow
+from tfseg.data.index_config import DenseIndexConfig, IndexConfig
+from tfseg.data.index_labels import label_patches, label_windows
 from tfseg.data.overview import DROPPED, UNANNOTATED, draw_overview, write_png
 from tfseg.files import atomic_path
 from tfseg.geometry import Grid
-from tfseg.slides.annotations import Annotation, load_annotation
+from tfseg.slides.annotations import load_annotation
 from tfseg.slides.base import Slide, open_slide
 from tfseg.slides.class_table import ClassTable
 from tfseg.slides.tissue import tissue_mask
-from tfseg.types import IGNORE, CohortError, SlideError, Window
+from tfseg.types import IGNORE, SlideError
 
-_PART_VERSION = 1
+_PART_VERSION = 2
 _METADATA = b"tfseg"
 
-
-@dataclass(frozen=True)
-class IndexConfig:
-    """How patches are found and labelled. Defaults are H2G-Net's, section 2.2.
-
-    Attributes:
-        patch_px: side of a patch.
-        stride_px: step between patches.
-        mpp: µm/px of the patches; 1.0 is 10x.
-        min_tissue: patches with more than this fraction of tissue are kept. What lies outside the slide is no tissue;
-            a patch whose centre is outside is never kept.
-        min_foreground: a patch with more than this fraction of foreground (any class but 0) belongs to the foreground
-            class that covers most of it; without any foreground and wholly annotated it is of class 0; else it is
-            dropped.
-        label_mpp: µm/px at which annotations are rasterised to measure these fractions; None takes 4 · mpp. "Without
-            any foreground" is thus meant at this resolution.
-        tissue: arguments of ``tfseg.slides.tissue.tissue_mask``.
-
-    Raises:
-        CohortError: a value makes no sense.
-    """
-
-    patch_px: int = 256
-    stride_px: int = 256
-    mpp: float = 1.0
-    min_tissue: float = 0.25
-    min_foreground: float = 0.25
-    label_mpp: float | None = None
-    tissue: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("patch_px", "stride_px", "mpp", "label_mpp"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise CohortError(f"index: {name} must be above 0. Received: {value}.")
-        for name in ("min_tissue", "min_foreground"):
-            if not 0 <= getattr(self, name) < 1:
-                raise CohortError(f"index: {name} is a fraction, 0 ≤ value < 1. Received: {getattr(self, name)}.")
-
-    def window(self, x: float, y: float) -> Window:
-        """The patch whose centre is (x, y), in level-0 pixels."""
-        return Window(x, y, self.patch_px, self.patch_px, self.mpp)
+AnyIndexConfig = IndexConfig | DenseIndexConfig
 
 
 @dataclass(frozen=True)
@@ -76,18 +38,21 @@ class SlidePatches:
     """A part of the index.
 
     Attributes:
-        table: x, y (float64), tissue, foreground (float32), class_index (uint8).
-        info: path, size, mpp, mpp_source, counts (patches by class name, "unannotated", "dropped", "no_tissue").
+        table: x, y (float64), tissue (float32), class_index (uint8); of a classifier's patches also foreground
+            (float32), of a segmentation network's windows annotated (float32) and one int32 column a class with its
+            annotated pixels.
+        info: path, annotation (path or None), size, mpp, mpp_source, counts (patches by class name, "unannotated",
+            "dropped", "no_tissue") and, of windows, pixels (annotated ones by class name).
     """
 
     table: pd.DataFrame
     info: dict[str, Any]
 
 
-def part_key(row: CohortRow, config: IndexConfig, classes: ClassTable) -> str:
+def part_key(row: CohortRow, config: AnyIndexConfig, classes: ClassTable) -> str:
     """Changes whenever the part would: configuration, classes, or path, size and time of change of the files."""
     files = [_stamp(path) for path in (row.slide, row.annotation) if path is not None]
-    content = [_PART_VERSION, asdict(config), asdict(classes), files, row.mpp]
+    content = [_PART_VERSION, config.kind, asdict(config), asdict(classes), files, row.mpp]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -109,7 +74,7 @@ def load_part(row: CohortRow, out: Path, key: str) -> SlidePatches | None:
     return SlidePatches(table.to_pandas(), content["info"]) if content.get("key") == key else None
 
 
-def index_slide(row: CohortRow, config: IndexConfig, classes: ClassTable, out: Path, key: str) -> None:
+def index_slide(row: CohortRow, config: AnyIndexConfig, classes: ClassTable, out: Path, key: str) -> None:
     """Finds and labels the patches of one slide, and writes overview picture and, last, the part.
 
     Raises:
@@ -130,11 +95,18 @@ def index_slide(row: CohortRow, config: IndexConfig, classes: ClassTable, out: P
                 f"{config.min_tissue:.0%} of it. Check the slide; for faint stains lower the tissue finder's "
                 "saturation (--saturation, 20 unless given) or --min-tissue."
             )
-        _label(patches, annotation, slide, config)
-        write_png(overview, draw_overview(slide, tissue, annotation, patches, classes.classes, grid.patch_level0))
+        if isinstance(config, DenseIndexConfig):
+            label_windows(patches, annotation, slide, config, classes)
+            drawn = patches[patches["class_index"] != DROPPED]  # most of a slide: drawn, they would hide the others
+        else:
+            label_patches(patches, annotation, slide, config)
+            drawn = patches
+        write_png(overview, draw_overview(slide, tissue, annotation, drawn, classes, grid.patch_level0))
     counts = patches["class_index"].value_counts()
+    kept = patches[patches["class_index"] != DROPPED].astype({"class_index": np.uint8})
     info = {
         "path": str(row.slide),
+        "annotation": str(row.annotation) if row.annotation else None,
         "size": list(slide.size),
         "mpp": slide.mpp,
         "mpp_source": slide.mpp_source if row.mpp is None else "given (manifest column mpp)",
@@ -145,32 +117,12 @@ def index_slide(row: CohortRow, config: IndexConfig, classes: ClassTable, out: P
             "no_tissue": no_tissue,
         },
     }
-    kept = patches[patches["class_index"] != DROPPED].astype({"class_index": np.uint8})
+    if isinstance(config, DenseIndexConfig):
+        info["pixels"] = {spec.name: int(kept[pixel_column(spec.name)].sum()) for spec in classes.classes}
     table = pa.Table.from_pandas(kept, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps({"key": key, "info": info}).encode()}
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary)
-
-
-def patch_label(labels: NDArray[np.uint8], inside: int, min_foreground: float) -> tuple[int, float]:
-    """The class of a patch by the paper's thresholds.
-
-    Args:
-        labels: uint8 (h, w), class indices, 255 = not annotated or outside the slide.
-        inside: number of pixels that lie in the slide.
-        min_foreground: see :class:`IndexConfig`.
-
-    Returns:
-        class index (``DROPPED`` where neither rule holds), fraction of the patch that is foreground.
-    """
-    counts = np.bincount(labels.ravel(), minlength=256)
-    foreground = int(counts[1:IGNORE].sum())
-    fraction = foreground / labels.size
-    if fraction > min_foreground:
-        return int(counts[1:IGNORE].argmax()) + 1, fraction
-    if foreground == 0 and counts[0] == inside:
-        return 0, fraction
-    return DROPPED, fraction
 
 
 def _check_size(slide: Slide, grid: Grid) -> None:
@@ -184,43 +136,15 @@ def _check_size(slide: Slide, grid: Grid) -> None:
         )
 
 
-def _tissue_patches(fractions: NDArray[np.float32], grid: Grid, config: IndexConfig) -> tuple[pd.DataFrame, int]:
+def _tissue_patches(fractions: NDArray[np.float32], grid: Grid, config: AnyIndexConfig) -> tuple[pd.DataFrame, int]:
     """Patches with enough tissue (x, y, tissue), and how many with their centre in the slide have not."""
+    least = -1.0 if config.min_tissue is None else config.min_tissue
     cells = [(row, column, grid.window(row, column)) for row, column in grid.cells()]
     width, height = grid.slide_size
     cells = [cell for cell in cells if cell[2].x < width and cell[2].y < height]
-    kept = [(w.x, w.y, fractions[r, c]) for r, c, w in cells if fractions[r, c] > config.min_tissue]
+    kept = [(w.x, w.y, fractions[r, c]) for r, c, w in cells if fractions[r, c] > least]
     table = pd.DataFrame(kept, columns=["x", "y", "tissue"]).astype({"x": float, "y": float, "tissue": np.float32})
     return table, len(cells) - len(kept)
-
-
-def _label(patches: pd.DataFrame, annotation: Annotation | None, slide: Slide, config: IndexConfig) -> None:
-    """Adds foreground and class_index (int64, ``DROPPED`` and IGNORE too)."""
-    labels, fractions = [], []
-    samples = max(1, round(config.patch_px * config.mpp / (config.label_mpp or 4 * config.mpp)))
-    mpp = config.patch_px * config.mpp / samples
-    for x, y in zip(patches["x"], patches["y"], strict=True):
-        if annotation is None:
-            labels.append(IGNORE)
-            fractions.append(np.nan)
-            continue
-        window = Window(x, y, samples, samples, mpp)
-        inside = _samples_inside(window, slide)
-        label, fraction = patch_label(annotation.labels(window, slide.mpp), inside, config.min_foreground)
-        labels.append(label)
-        fractions.append(fraction)
-    patches["foreground"] = np.array(fractions, np.float32)
-    patches["class_index"] = np.array(labels, np.int64)
-
-
-def _samples_inside(window: Window, slide: Slide) -> int:
-    """Pixels of a window whose centre lies in the slide."""
-    left, top, _, _ = window.bounds(slide.mpp)
-    step = window.mpp / slide.mpp
-    x = left + (np.arange(window.width_px) + 0.5) * step
-    y = top + (np.arange(window.height_px) + 0.5) * step
-    width, height = slide.size
-    return int(np.sum((x >= 0) & (x < width)) * np.sum((y >= 0) & (y < height)))
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tfseg.files import atomic_path
 from tfseg.slides.base import Slide
+from tfseg.slides.class_table import ClassTable
 from tfseg.slides.tissue import TissueMask
 from tfseg.types import IGNORE, ClassSpec, OutputError, Window
 
@@ -36,17 +37,17 @@ def draw_overview(
     tissue: TissueMask,
     annotation: Annotation | None,
     patches: pd.DataFrame,
-    classes: Sequence[ClassSpec],
+    table: ClassTable,
     patch_level0: float,
 ) -> NDArray[np.uint8]:
-    """The slide at most 1600 px wide and high, with tissue outlined, foreground annotation tinted, patches as squares.
+    """The slide at most 1600 px wide and high, with tissue outlined, what was drawn tinted, patches as squares.
 
     Args:
         slide: what was indexed.
         tissue: its tissue.
         annotation: its annotation, if any.
         patches: columns x, y (centre, level-0 pixels) and class_index (``DROPPED`` and IGNORE too).
-        classes: names and colours.
+        table: names and colours of the classes, and which of them, if any, is what nobody drew.
         patch_level0: side of a patch in level-0 pixels.
 
     Returns:
@@ -56,7 +57,7 @@ def draw_overview(
     scale = slide.mpp / mpp
     image = slide.whole(mpp).copy()  # what a slide gives may be read-only
     if annotation is not None:
-        _tint(image, _whole_labels(annotation, slide, mpp, image.shape[:2]), classes)
+        _tint(image, _whole_labels(annotation, slide, mpp, image.shape[:2]), table)
     mask = _to_thumbnail(tissue, mpp, image.shape[:2])
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, contours, -1, _TISSUE_COLOR, 2)
@@ -64,8 +65,8 @@ def draw_overview(
     for x, y, index in zip(patches["x"], patches["y"], patches["class_index"], strict=True):
         start = (round(x * scale - half), round(y * scale - half))
         end = (round(x * scale + half), round(y * scale + half))
-        cv2.rectangle(image, start, end, _color(int(index), classes), 2, cv2.LINE_8)
-    return np.concatenate([image, _legend(image.shape[1], slide, patches, classes)])
+        cv2.rectangle(image, start, end, _color(int(index), table.classes), 2, cv2.LINE_8)
+    return np.concatenate([image, _legend(image.shape[1], slide, patches, table.classes)])
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
@@ -83,10 +84,10 @@ def _whole_labels(annotation: Annotation, slide: Slide, mpp: float, shape: tuple
     return annotation.labels(Window(width * scale / 2, height * scale / 2, width, height, mpp), slide.mpp)
 
 
-def _tint(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[ClassSpec]) -> None:
-    """Draws foreground classes as a quarter of their colour with a full outline."""
-    for index, spec in enumerate(classes):
-        if index == 0:
+def _tint(image: NDArray[np.uint8], labels: NDArray[np.uint8], table: ClassTable) -> None:
+    """Draws classes as a quarter of their colour with a full outline, but not the one of what nobody drew."""
+    for index, spec in enumerate(table.classes):
+        if index == table.rest:
             continue
         inside = labels == index
         color = np.array(spec.color, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -94,12 +94,67 @@ class HierarchicalSampler(Sampler):
             self._levels = [(tf.constant(first), tf.constant(count)) for first, count in levels]
 
     def _rows(self, number: tf.Tensor) -> tf.Tensor:
+        return self._descend(number, tf.zeros_like(number), 0)
+
+    def _descend(self, number: tf.Tensor, node: tf.Tensor, start: int) -> tf.Tensor:
+        """Rows below nodes of step ``start`` of the tree."""
         random_bits = counter_random.bits(self.seed, number, len(self._levels), _PURPOSE_DRAW)
-        node = tf.zeros_like(number)
-        for level, (first, count) in enumerate(self._levels):
+        for level, (first, count) in list(enumerate(self._levels))[start:]:
             child = counter_random.integers(random_bits[..., level], tf.gather(count, node))
             node = tf.gather(first, node) + child
         return tf.gather(self._order, node)
+
+
+class RatioSampler(HierarchicalSampler):
+    """Classes in a fixed ratio, exact in every batch; multi-stain multi-level network, "Class Imbalance": 2 : 1 : 1.
+
+    Draws 0, 1, 2, 3 of a ratio {"tumour": 2, "normal": 1, "others": 1} are tumour, tumour, normal, others, and so on,
+    so a batch whose size is a multiple of 4 holds each class exactly in its share. Within the class rows are drawn as
+    by :class:`HierarchicalSampler`. The class follows the worker's own draws, so the batches of each worker keep the
+    ratio too.
+
+    Args:
+        table: one row a patch or window; classes that the ratio does not name are never drawn.
+        ratio: whole number of draws by value of ``column``.
+        column: what the ratio is of.
+        columns: further steps within a class, as ("slide_name",); none makes all rows of a class equally probable.
+        seed: of the draws.
+
+    Raises:
+        CohortError: the table lacks a column or has no row of a class; a share is no whole number above 0.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        ratio: Mapping[str, int],
+        column: str = "class",
+        columns: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(table, (column, *columns), seed)
+        if not ratio or any(share != int(share) or share < 1 for share in ratio.values()):
+            raise CohortError(f"a ratio is a whole number above 0 for each class. Received: {dict(ratio)}.")
+        present = sorted(_strata(table[column]).unique())
+        missing = [name for name in ratio if name not in present]
+        if missing:
+            raise CohortError(
+                f"cannot sample {column} in the ratio {dict(ratio)}: no row of {', '.join(map(repr, missing))}. "
+                f"There are: {', '.join(present)}. Annotate some, or leave it out of the ratio."
+            )
+        slots = [present.index(name) for name, share in ratio.items() for _ in range(int(share))]
+        with tf.device("CPU"):
+            self._slots = tf.constant(slots, tf.int64)
+
+    @property
+    def batch_multiple(self) -> int:
+        """Batches of a multiple of this size hold the ratio exactly."""
+        return int(self._slots.shape[0])
+
+    def draw(self, n: int | tf.Tensor) -> tf.Tensor:
+        """Row numbers, int64 of the shape of ``n`` (scalar or vector, ≥ 0)."""
+        node = tf.gather(self._slots, tf.cast(n, tf.int64) % self.batch_multiple)
+        return self._descend(self._number(n), node, 1)
 
 
 class EpochSampler(Sampler):
@@ -114,13 +169,34 @@ class EpochSampler(Sampler):
         if count < 1:
             raise CohortError("cannot sample from an empty list. Choose a split that has slides.")
         self.count = int(count)
+        self._orders: dict[int, np.ndarray] = {}
 
     def _rows(self, number: tf.Tensor) -> tf.Tensor:
-        epoch, position = number // self.count, number % self.count
-        keys = counter_random.bits(self.seed, epoch, self.count, _PURPOSE_EPOCH)
-        # argsort takes signed integers only; the order of the cast keys is just as random.
-        order = tf.argsort(tf.cast(keys, tf.int64), axis=-1)
-        return tf.cast(tf.gather(order, position[..., None], batch_dims=position.shape.rank)[..., 0], tf.int64)
+        rows = tf.numpy_function(self._look_up, [number], tf.int64)
+        return tf.ensure_shape(rows, number.shape)
+
+    def _look_up(self, number: np.ndarray) -> np.ndarray:
+        """Orders of the epochs are sorted once, not for every draw, and kept while draws are near."""
+        number, kept = np.asarray(number), self._orders  # another thread may put others in their place
+        epochs = np.unique(number // self.count).tolist()
+        new = np.array([epoch for epoch in epochs if epoch not in kept], np.int64)
+        orders = {epoch: kept[epoch] for epoch in epochs if epoch in kept}
+        if len(new):
+            with tf.device("CPU"):
+                keys = counter_random.bits(self.seed, tf.constant(new), self.count, _PURPOSE_EPOCH)
+            orders |= dict(zip(new.tolist(), np.argsort(keys.numpy().astype(np.int64), axis=-1), strict=True))
+            self._orders = orders
+        rows = np.empty(number.shape, np.int64)
+        for epoch, order in orders.items():
+            here = number // self.count == epoch
+            rows[here] = order[number[here] % self.count]
+        return rows
+
+
+def _strata(column: pd.Series) -> pd.Series:
+    """Values as text; empty cells are "unknown"."""
+    values = column.astype(object).where(column.notna(), UNKNOWN).astype(str)
+    return values.where(values != "", UNKNOWN)
 
 
 def _offsets(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
@@ -134,8 +210,7 @@ def _offsets(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, l
     """
     codes = np.zeros((len(table), len(columns)), np.int64)
     for k, column in enumerate(columns):
-        values = table[column].astype(object).where(table[column].notna(), UNKNOWN).astype(str)
-        codes[:, k] = pd.factorize(values.where(values != "", UNKNOWN), sort=True)[0]
+        codes[:, k] = pd.factorize(_strata(table[column]), sort=True)[0]
     order = np.lexsort(codes.T[::-1]) if columns else np.arange(len(table))
     changes = np.zeros(len(table), bool)
     changes[0] = True

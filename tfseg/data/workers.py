@@ -15,16 +15,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tfseg.data.cohort import CohortRow
-from tfseg.data.index_slide import IndexConfig, SlidePatches, index_slide, load_part, part_key, part_paths
+from tfseg.data.index_slide import AnyIndexConfig, SlidePatches, index_slide, load_part, part_key, part_paths
 from tfseg.slides.class_table import ClassTable
 from tfseg.types import OutputError, SlideError, TfsegError
 
-Task = tuple[CohortRow, IndexConfig, ClassTable, Path, str]
+Task = tuple[CohortRow, AnyIndexConfig, ClassTable, Path, str]
 
 
 def index_slides(
     rows: Sequence[CohortRow],
-    config: IndexConfig,
+    config: AnyIndexConfig,
     classes: ClassTable,
     out: Path,
     *,

@@ -5,34 +5,32 @@ The syntax and what each attribute does were measured with pyFAST 4.18; see docs
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfseg.export.align import write_align
+from tfseg.export.fpl import (
+    ENGINES,
+    FLAVOURS,
+    GATED_MASK,
+    PLAIN_THRESHOLD,
+    Block,
+    block_text,
+    check_choice,
+    label_colors,
+    model_path,
+    plain,
+)
 from tfseg.export.gate import TissueGate
 from tfseg.export.onnx import FILES, export_onnx
 from tfseg.files import write_text
 from tfseg.geometry import magnification_of
 from tfseg.types import CascadeSpec, ClassSpec, ExportError, InputSpec, ModelSpec, read_config
 
-FLAVOURS = {"viewer": "fastpathology.fpl", "headless": "headless.fpl"}
-"""Flavour → file in the cascade's folder."""
-
-ENGINES = ("OpenVINO", "ONNXRuntime", "TensorRT")
 RESULTS = ("segmentation", "heatmap")
 HEATMAP_FPL = "headless_heatmap.fpl"
 ALIGN_FILE = "align_fast.onnx"
 """Network beside the refinement network that lays the heatmap over the slide."""
-
-GATED_MASK = {"threshold": 25, "mask-threshold": 0.02}
-"""FAST's tissue test where the classifier has a gate of its own: only patches of clean glass are left out."""
-
-PLAIN_THRESHOLD = 35
-"""FAST's distance from white that comes nearest to a saturation of 20, for classifiers without a gate."""
-
-Block = tuple[str, list[str]]
-"""First line of a block, and its attributes and inputs in order."""
 
 
 def export_cascade(folder: str | Path, engine: str = "OpenVINO") -> list[Path]:
@@ -108,8 +106,7 @@ def write_fpl(
         ("engine", engine, ENGINES),
         ("result", result, RESULTS),
     ):
-        if value not in known:
-            raise ExportError(f"{what}: unknown {value!r}. Known: {', '.join(known)}.")
+        check_choice(what, value, known)
     folder = Path(cascade_folder)
     cascade = CascadeSpec.load(folder)
     name = HEATMAP_FPL if (flavour, result) == ("headless", "heatmap") else FLAVOURS[flavour]
@@ -128,7 +125,7 @@ def write_fpl(
     if with_refinement:
         blocks += parts.refinement_blocks(source, level)
     blocks += _viewer_blocks(parts, classes) if flavour == "viewer" else [_sink(with_refinement)]
-    write_text(target, _header(flavour, parts, classes, with_refinement) + "\n" + "\n".join(map(_block_text, blocks)))
+    write_text(target, _header(flavour, parts, classes, with_refinement) + "\n" + "\n".join(map(block_text, blocks)))
     return target
 
 
@@ -166,9 +163,7 @@ class _Parts:
 
     def model(self, part: str | None, file: str = FILES["fast"][0]) -> str:
         """Path of a part's network as a pipeline writes it."""
-        network = (self.folder / (part or ".") / file).resolve()
-        relative = os.path.relpath(network, self.target.parent.resolve()).replace(os.sep, "/")
-        return f'"$CURRENT_PATH$/{relative}"'
+        return model_path(self.folder / (part or ".") / file, self.target)
 
     def heatmap_blocks(self, source: str, patch_level: int | None) -> list[Block]:
         """From the slide to the finished heatmap, process object ``finish``."""
@@ -264,7 +259,7 @@ class _Parts:
 
 
 def _header(flavour: str, parts: _Parts, classes: Sequence[ClassSpec], shows_refinement: bool) -> str:
-    name = _plain(parts.cascade.name)
+    name = plain(parts.cascade.name)
     lines = [
         f'PipelineName "{name}"',
         f'PipelineDescription "{name}, exported by tfseg"',
@@ -278,17 +273,12 @@ def _header(flavour: str, parts: _Parts, classes: Sequence[ClassSpec], shows_ref
     if shows_refinement and parts.refinement is not None:
         height, width = parts.refinement.inputs[0].size_px
         lines.insert(0, f"# refinement input: {height} x {width}")
-    lines.append(f'Attribute classes "{";".join(_plain(one.name) for one in classes)}"')
+    lines.append(f'Attribute classes "{";".join(plain(one.name) for one in classes)}"')
     return "\n".join(lines) + "\n"
 
 
-def _plain(text: str) -> str:
-    """Text without the characters that the syntax gives a meaning to."""
-    return text.translate(str.maketrans('";\n@$', "',   "))
-
-
 def _viewer_blocks(parts: _Parts, classes: Sequence[ClassSpec]) -> list[Block]:
-    colors = " ".join(f'"{n}" "{";".join(map(str, c.color))}"' for n, c in enumerate(classes) if n)
+    colors = label_colors(classes)
     blocks: list[Block] = [("Renderer imageRenderer ImagePyramidRenderer", ["Input 0 WSI"])]
     if parts.classifier is not None:
         blocks.append(
@@ -320,7 +310,3 @@ def _sink(with_refinement: bool) -> Block:
             "Input 0 refinement 0",
         ]
     return "ProcessObject exporter HDF5TensorExporter", ['Attribute filename "@@output@@"', "Input 0 finish 0"]
-
-
-def _block_text(block: Block) -> str:
-    return "\n".join([block[0], *block[1]]) + "\n"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tfseg.export.check_fast import check_fast
 from tfseg.export.gate import TissueGate, with_gate
+from tfseg.export.one_input import with_one_input
 from tfseg.export.pads import explicit_pads
 from tfseg.files import atomic_path, write_json
 from tfseg.models import build, load
@@ -52,7 +53,8 @@ def export_onnx(
         folder: model.keras and config.json, as ``tfseg.models.save`` writes them.
         profile: "default": opset 17, names of the spec, all outputs. "fast": for FAST and FastPathology: opset 13,
             explicit pads, inputs ``input_0_image``, ``input_1_heatmap`` and outputs ``output_0_segmentation``, … so
-            that the alphabet (by which FAST numbers its ports) is the order, the main output only.
+            that the alphabet (by which FAST numbers its ports) is the order, the main output only. A dense network
+            becomes one graph on a single large field (:func:`tfseg.export.one_input.with_one_input`).
         out: the ONNX file; ``folder``/model.onnx or ``folder``/model_fast.onnx by default.
         pictures: real pictures, uint8 (h, w, 3) of any size, on which to compare; a generated H&E-like one by default.
         heads: whether to write the deep-supervision outputs too; the profile's way by default.
@@ -76,6 +78,8 @@ def export_onnx(
     if gate is not None:
         model = with_gate(model, spec, gate)
         spec = replace(spec, provenance={**spec.provenance, "tissue_gate": asdict(gate)})
+    if profile == "fast" and spec.dense:
+        model, spec = with_one_input(model, spec)
     keep_heads = profile == "default" if heads is None else heads
     keras_names = spec.outputs if keep_heads else spec.outputs[:1]
     named = fast_names(replace(spec, outputs=keras_names)) if profile == "fast" else replace(spec, outputs=keras_names)
@@ -211,7 +215,8 @@ def _compare(
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for number, picture in enumerate(pictures):
-        arrays = [_input_array(one, picture, number) for one in spec.inputs]
+        # Each field sees the picture turned another way, so that swapped inputs show.
+        arrays = [_input_array(one, np.rot90(picture, turn), number) for turn, one in enumerate(spec.inputs)]
         expected = model({i.name: a for i, a in zip(spec.inputs, arrays, strict=True)}, training=False)
         feed = {i.name: a for i, a in zip(session.get_inputs(), arrays, strict=True)}
         for output, got in zip(outputs, session.run(None, feed), strict=True):

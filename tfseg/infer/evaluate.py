@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tfseg.metrics.curves import LEVELS, score_histogram
 from tfseg.metrics.pixel import SCORES, confusion, scores_from_confusion
 from tfseg.slides.annotations import Annotation, ClassTable, load_annotation
 from tfseg.slides.base import Slide, open_slide
@@ -17,6 +21,68 @@ from tfseg.slides.tissue import TissueMask, tissue_mask
 from tfseg.types import IGNORE, AnnotationError
 
 _TOLERANCE = 0.02
+
+
+class ClassCounts(NamedTuple):
+    """What :func:`count_classes` finds; add those of slides.
+
+    Attributes:
+        confusion: int64 (C, C), row = truth, column = prediction.
+        missed: int64 (C,), pixels of each class whose mask says 255: no class.
+        histograms: class index → int64 (2, 256), of :func:`tfseg.metrics.curves.score_histogram`.
+    """
+
+    confusion: NDArray[np.int64]
+    missed: NDArray[np.int64]
+    histograms: dict[int, NDArray[np.int64]]
+
+
+def count_classes(
+    mask_path: str | Path,
+    slide: Slide,
+    annotation: str | Path | Annotation,
+    classes: ClassTable,
+    probabilities: Mapping[int, Path] | None = None,
+    within_tissue: bool = False,
+) -> ClassCounts:
+    """Counts the annotated pixels of a slide by true and predicted class, and by the probability of each class.
+
+    Memory is bounded whatever the slide's size. What nobody annotated counts nowhere. The pixels are the mask's.
+
+    Args:
+        mask_path: class indices as TIFF, as ``tfseg segment`` writes it; 255 is no class.
+        slide: the slide, for its size, mpp and tissue.
+        annotation: annotation file of the slide, or as loaded.
+        classes: names and values → class indices.
+        probabilities: class index → its probability · 255 as TIFF over the whole slide; None is of none.
+        within_tissue: leave out what :func:`tfseg.slides.tissue.tissue_mask` calls glass.
+
+    Raises:
+        AnnotationError: mask, probabilities or annotation cannot be read, or are not of this slide, or the mask holds
+            other values than class indices.
+        SlideError: the slide cannot be read.
+    """
+    if not isinstance(annotation, Annotation):
+        annotation = load_annotation(annotation, slide, classes)
+    count = len(classes.classes)
+    matrix = np.zeros((count + 1, count + 1), np.int64)
+    histograms = {index: np.zeros((2, LEVELS), np.int64) for index in probabilities or {}}
+    with contextlib.ExitStack() as stack:
+
+        def opened(path: str | Path) -> LabelRaster:
+            raster = stack.enter_context(contextlib.closing(LabelRaster(path, slide.size, slide.mpp)))
+            _check_extent(raster, slide)
+            return raster
+
+        mask = opened(mask_path)
+        rasters = {index: opened(path) for index, path in (probabilities or {}).items()}
+        tissue = tissue_mask(slide) if within_tissue else None
+        for part, truth in _truth(annotation, mask.grid, tissue):
+            found, known = _classes_on(mask, part, truth, count, may_be_none=True), truth != IGNORE
+            matrix += confusion(truth, np.where(found == IGNORE, count, found), count + 1)
+            for index, raster in rasters.items():
+                histograms[index] += score_histogram(truth[known] == index, raster.read(part)[known])
+    return ClassCounts(matrix[:count, :count], matrix[:count, count], histograms)
 
 
 def evaluate_slide(
@@ -108,21 +174,37 @@ def _confusion(
     mask: LabelRaster, annotation: Annotation, grid: PixelGrid, tissue: TissueMask | None, num_classes: int
 ) -> NDArray[np.int64]:
     matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for part, truth in _truth(annotation, grid, tissue):
+        matrix += confusion(truth, _classes_on(mask, part, truth, num_classes), num_classes)
+    return matrix
+
+
+def _truth(
+    annotation: Annotation, grid: PixelGrid, tissue: TissueMask | None
+) -> Iterator[tuple[PixelGrid, NDArray[np.uint8]]]:
+    """Parts of the grid that have annotated pixels, and their labels."""
     for part in grid.tiles():
         truth = annotation.labels_on(part)
         if tissue is not None:
             truth[~_tissue(tissue, part)] = IGNORE
-        if (truth == IGNORE).all():
-            continue
-        prediction = mask.read(part)
-        wrong = (truth != IGNORE) & (prediction >= num_classes)
-        if wrong.any():
-            raise AnnotationError(
-                f"{mask.path}: value {prediction[wrong][0]} is no class. Expected 0..{num_classes - 1}, "
-                "as `tfseg segment` writes; if this is a heatmap or an overlay, give the mask."
-            )
-        matrix += confusion(truth, prediction, num_classes)
-    return matrix
+        if not (truth == IGNORE).all():
+            yield part, truth
+
+
+def _classes_on(
+    mask: LabelRaster, part: PixelGrid, truth: NDArray[np.uint8], num_classes: int, may_be_none: bool = False
+) -> NDArray[np.uint8]:
+    """The mask's values; those where the truth is known are class indices, or 255 where ``may_be_none``."""
+    prediction = mask.read(part)
+    wrong = (truth != IGNORE) & (prediction >= num_classes)
+    if may_be_none:
+        wrong &= prediction != IGNORE
+    if wrong.any():
+        raise AnnotationError(
+            f"{mask.path}: value {prediction[wrong][0]} is no class. Expected 0..{num_classes - 1}, "
+            "as `tfseg segment` writes; if this is a heatmap or an overlay, give the mask."
+        )
+    return prediction
 
 
 def _tissue(tissue: TissueMask, grid: PixelGrid) -> NDArray[np.bool_]:

@@ -1,4 +1,7 @@
-"""The networks of a cascade: loaded, checked against each other; and the refinement of a slide (H2G-Net, 2.5)."""
+"""Model folders as loaded: the networks of a cascade, checked against each other, or a dense network.
+
+And the refinement of a slide (H2G-Net, 2.5).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from numpy.typing import NDArray
 
 from tfseg.infer.predictors import KERAS_FILE, ONNX_FILE, Engine, Predictor, load_predictor
 from tfseg.infer.slide import Heatmap, check_classifier, heatmap_to_field
-from tfseg.types import H2G_CLASSES, CascadeSpec, ClassSpec, ModelError, ModelSpec
+from tfseg.infer.windows import check_dense
+from tfseg.types import H2G_CLASSES, CascadeSpec, ClassSpec, ModelError, ModelSpec, read_config
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,53 @@ class Cascade:
         return hashlib.sha256(json.dumps([networks, spec], sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class DenseModel:
+    """A loaded dense network.
+
+    Attributes:
+        network: it.
+        folder: where it comes from, for the record.
+
+    Raises:
+        ModelError: not a dense network.
+    """
+
+    network: Network
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_dense(self.network.spec)
+
+    @property
+    def classes(self) -> tuple[ClassSpec, ...]:
+        """Of the mask."""
+        return self.network.spec.classes
+
+    @property
+    def identity(self) -> str:
+        """Changes with the network."""
+        return self.network.identity
+
+
+def is_dense(folder: str | Path) -> bool:
+    """Whether a model folder holds a dense network. Raises ModelError where it holds no model."""
+    content = read_config(Path(folder) / "config.json")
+    return content.get("format") == "tfseg-model" and ModelSpec.load(folder).dense
+
+
+def load_model(folder: str | Path, engine: Engine = "onnxruntime", threads: int | None = None) -> Cascade | DenseModel:
+    """Loads what a folder holds: a dense network, or a cascade.
+
+    Raises:
+        ModelError: config.json or a network is missing, or they do not fit together.
+    """
+    folder = Path(folder)
+    if is_dense(folder):
+        return DenseModel(_load_network(folder, engine, threads), folder)
+    return load_cascade(folder, engine, threads)
+
+
 def load_cascade(folder: str | Path, engine: Engine = "onnxruntime", threads: int | None = None) -> Cascade:
     """Loads the networks of a cascade's folder, or of a folder of a single network.
 
@@ -73,15 +124,17 @@ def load_cascade(folder: str | Path, engine: Engine = "onnxruntime", threads: in
     spec = CascadeSpec.load(folder)
 
     def network(part: str | None) -> Network | None:
-        if part is None:
-            return None
-        predict, model = load_predictor(folder / part, engine, threads)
-        file = folder / part / (ONNX_FILE if engine == "onnxruntime" else KERAS_FILE)
-        digest = hashlib.sha256(json.dumps(model.to_dict(), sort_keys=True).encode())
-        digest.update(file.read_bytes())
-        return Network(predict, model, digest.hexdigest())
+        return None if part is None else _load_network(folder / part, engine, threads)
 
     return Cascade(spec, network(spec.classifier), network(spec.refinement), folder)
+
+
+def _load_network(folder: Path, engine: Engine, threads: int | None) -> Network:
+    predict, spec = load_predictor(folder, engine, threads)
+    file = folder / (ONNX_FILE if engine == "onnxruntime" else KERAS_FILE)
+    digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+    digest.update(file.read_bytes())
+    return Network(predict, spec, digest.hexdigest())
 
 
 def _check_refinement(spec: ModelSpec, has_heatmap: bool) -> None:

@@ -2,9 +2,11 @@
 
 ``OUT/<slide name>/`` holds
 
-- ``mask.tiff``: class indices, tiled pyramid with pixel size, coloured; pixels of 2^k level-0 pixels;
+- ``mask.tiff``: class indices, tiled pyramid with pixel size, coloured; of a cascade in pixels of 2^k level-0 pixels,
+  of a dense network in its output's pixels or 2^k × 2^k of them;
 - ``heatmap.tiff``: the classifier's foreground probability · 255, one pixel a patch (where there is a classifier);
-- ``probability.tiff``: foreground probability · 255 on the mask's pixels (on request);
+- ``probability.tiff``: foreground probability · 255 on the mask's pixels (on request); of a dense network
+  ``probability_<class>.tiff`` of every class, what is neither letter nor digit replaced by "_";
 - ``polygons.geojson`` (or ``.geojson.gz``): outlines in level-0 pixels for QuPath;
 - ``overlay.png``: what to look at first;
 - ``summary.json``: areas, times, settings, versions. It is written last: where it stands, the slide is finished.
@@ -12,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +26,18 @@ from numpy.typing import NDArray
 
 import tfseg
 from tfseg.files import atomic_path
-from tfseg.infer.fields import Field, MaskTiles, ProbabilityTiles, mask_grid, to_bytes
-from tfseg.infer.overlay import draw_overlay, field_on, png, thumbnail_grid
+from tfseg.infer.overlay import draw_overlay, png, thumbnail_grid
 from tfseg.infer.polygons import mask_polygons
-from tfseg.infer.slide import Heatmap
+from tfseg.infer.segmentation import CLASS_PROBABILITY, HEATMAP, PROBABILITY, Picture, Segmentation
 from tfseg.slides.base import Slide
 from tfseg.slides.geojson import PolygonFeature, write_geojson
 from tfseg.slides.rasterise import PixelGrid
 from tfseg.slides.tiff_writer import TileSource, write_pyramid
-from tfseg.slides.tissue import TissueMask
-from tfseg.types import ClassSpec
 
-MASK, HEATMAP, PROBABILITY = "mask.tiff", "heatmap.tiff", "probability.tiff"
+MASK = "mask.tiff"
 POLYGONS, POLYGONS_GZ, OVERLAY, SUMMARY = "polygons.geojson", "polygons.geojson.gz", "overlay.png", "summary.json"
-OUTPUTS = (MASK, HEATMAP, PROBABILITY, POLYGONS, POLYGONS_GZ, OVERLAY, SUMMARY)
+OUTPUTS = (MASK, HEATMAP, PROBABILITY, CLASS_PROBABILITY, POLYGONS, POLYGONS_GZ, OVERLAY, SUMMARY)
+"""Names of the files, the classes' as a pattern."""
 
 MOST_POLYGON_PX = 2**25
 """Outlines are taken from a mask of at most this many pixels (16 bytes each); from larger slides, of larger pixels."""
@@ -49,45 +49,19 @@ class OutputOptions:
     """What is written, and how.
 
     Attributes:
-        mask_mpp: µm per mask pixel to come near to; it is the slide's mpp times a power of two.
-        tissue_only: set the mask to class 0 outside tissue.
-        probability: also write probability.tiff.
+        mask_mpp: µm per mask pixel to come near to: the slide's mpp, or a dense network's, times a power of two. None
+            takes 4 µm, or a dense network's own.
+        tissue_only: set the mask to class 0 (of a dense network: the background class) outside tissue.
+        probability: also write probability.tiff; of a dense network one file a class.
         compress_polygons: write polygons.geojson.gz in place of polygons.geojson.
         min_area_um2: smaller polygons are left out (of the polygons, not of the mask).
     """
 
-    mask_mpp: float = 4.0
+    mask_mpp: float | None = None
     tissue_only: bool = False
     probability: bool = False
     compress_polygons: bool = False
     min_area_um2: float = 0.0
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A segmented slide before it is written.
-
-    Attributes:
-        slide: it.
-        field: class probabilities over the slide.
-        classes: of the field's last axis.
-        threshold: probability from which a class is taken.
-        tissue: of the slide.
-        thumbnail: of :func:`tfseg.infer.overlay.thumbnail`.
-        heatmap: the classifier's; None where there was none.
-    """
-
-    slide: Slide
-    field: Field
-    classes: Sequence[ClassSpec]
-    threshold: float
-    tissue: TissueMask
-    thumbnail: NDArray[np.uint8]
-    heatmap: Heatmap | None
-
-    def mask(self, grid: PixelGrid, tissue_only: bool) -> MaskTiles:
-        """Class indices on the pixels of ``grid``."""
-        return MaskTiles(self.field, grid, self.threshold, self.tissue if tissue_only else None)
 
 
 def write_outputs(folder: Path, segmentation: Segmentation, options: OutputOptions) -> dict[str, Any]:
@@ -102,16 +76,12 @@ def write_outputs(folder: Path, segmentation: Segmentation, options: OutputOptio
         OutputError: the folder cannot be written or the disk is full.
     """
     slide = segmentation.slide
-    grid = mask_grid(slide.size, slide.mpp, options.mask_mpp)
-    names = [MASK, POLYGONS_GZ if options.compress_polygons else POLYGONS, OVERLAY]
+    grid = segmentation.grid(options.mask_mpp)
+    pictures = segmentation.pictures(grid, options.probability)
+    names = [MASK, POLYGONS_GZ if options.compress_polygons else POLYGONS, OVERLAY, *pictures]
     with ThreadPoolExecutor(2, "tfseg-write") as pool:
         jobs: list[Future[Any]] = [pool.submit(_write_overlay, folder / OVERLAY, segmentation, options)]
-        if segmentation.heatmap is not None:
-            jobs.append(pool.submit(_write_heatmap, folder / HEATMAP, segmentation.heatmap, slide))
-            names.append(HEATMAP)
-        if options.probability:
-            jobs.append(pool.submit(_write_probability, folder / PROBABILITY, segmentation, grid))
-            names.append(PROBABILITY)
+        jobs += [pool.submit(_write_picture, folder / name, one, slide) for name, one in pictures.items()]
         tally = Tally(segmentation.mask(grid, options.tissue_only), slide, grid)
         small = grid.width_px * grid.height_px <= MOST_POLYGON_PX
         mask = render(tally) if small else None
@@ -139,7 +109,7 @@ class Tally:
 
     dtype = np.uint8
 
-    def __init__(self, source: MaskTiles, slide: Slide, grid: PixelGrid) -> None:
+    def __init__(self, source: TileSource, slide: Slide, grid: PixelGrid) -> None:
         self._source, self.shape = source, source.shape
         # The last column and row reach past the slide: they count for the part that does not. Others count whole.
         width, height = slide.size
@@ -152,7 +122,9 @@ class Tally:
         labels = self._source.tile(row0, col0, height, width)
         across, down = self._across[col0 : col0 + width], self._down[row0 : row0 + height]
         self._counts[0] += across.sum() * down.sum()
-        for index in range(1, int(labels.max()) + 1):
+        for index in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)):
+            if index == 0:
+                continue
             found = labels == index
             columns = found.sum(axis=0, dtype=np.uint32) - (1 - down[-1]) * found[-1]
             count = float(columns @ across)
@@ -161,12 +133,13 @@ class Tally:
         return labels
 
     def areas_mm2(self, segmentation: Segmentation) -> dict[str, float]:
-        """Of the slide, its tissue and each class."""
+        """Of the slide, its tissue (where it was looked for) and each class."""
         slide, tissue = segmentation.slide, segmentation.tissue
-        whole = slide.size[0] * slide.size[1] * slide.mpp**2 / 1e6
-        part = tissue.fraction((0.0, 0.0, float(slide.size[0]), float(slide.size[1])))
-        classes = {s.name: float(self._counts[i] * self._pixel_mm2) for i, s in enumerate(segmentation.classes)}
-        return {name: round(area, 6) for name, area in {"slide": whole, "tissue": whole * part, **classes}.items()}
+        areas = {"slide": slide.size[0] * slide.size[1] * slide.mpp**2 / 1e6}
+        if tissue is not None:
+            areas["tissue"] = areas["slide"] * tissue.fraction((0.0, 0.0, float(slide.size[0]), float(slide.size[1])))
+        areas |= {s.name: float(self._counts[i] * self._pixel_mm2) for i, s in enumerate(segmentation.classes)}
+        return {name: round(area, 6) for name, area in areas.items()}
 
 
 def render(source: TileSource) -> NDArray[np.uint8]:
@@ -189,21 +162,14 @@ def provenance(slide: Slide) -> dict[str, str]:
     }
 
 
-def _write_heatmap(path: Path, heatmap: Heatmap, slide: Slide) -> None:
-    mpp, text = heatmap.grid.stride_px * heatmap.grid.mpp, "; ".join(provenance(slide).values())
-    write_pyramid(path, to_bytes(heatmap.foreground), mpp=mpp, kind="heatmap", description=text)
-
-
-def _write_probability(path: Path, segmentation: Segmentation, grid: PixelGrid) -> None:
-    source = ProbabilityTiles(segmentation.field, grid)
-    mpp, text = grid.step_x * segmentation.slide.mpp, "; ".join(provenance(segmentation.slide).values())
-    write_pyramid(path, source, mpp=mpp, kind="heatmap", description=text)
+def _write_picture(path: Path, picture: Picture, slide: Slide) -> None:
+    text = "; ".join(provenance(slide).values())
+    write_pyramid(path, picture.source, mpp=picture.mpp, kind="heatmap", description=text)
 
 
 def _write_overlay(path: Path, segmentation: Segmentation, options: OutputOptions) -> None:
     slide, image = segmentation.slide, segmentation.thumbnail
     grid = thumbnail_grid(slide.size)
-    field = segmentation.field if segmentation.heatmap is None else segmentation.heatmap.field(smooth=False)
     data = png(
         draw_overlay(
             image,
@@ -211,7 +177,7 @@ def _write_overlay(path: Path, segmentation: Segmentation, options: OutputOption
             segmentation.classes,
             grid.step_x * slide.mpp,
             f"{slide.name}   {slide.size[0]} × {slide.size[1]} px, {slide.mpp:.4g} µm/px ({slide.mpp_source})",
-            field_on(field, grid),
+            segmentation.heat(grid),
         )
     )
     with atomic_path(path) as temporary:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import tfseg
-from tfseg.infer.networks import Cascade, Network
+from tfseg.infer.dense import DenseResult
+from tfseg.infer.networks import Cascade, DenseModel, Network
 from tfseg.infer.slide import Heatmap
 from tfseg.slides.base import Slide
 from tfseg.types import OutputError
@@ -71,6 +72,14 @@ def describe_cascade(cascade: Cascade) -> dict[str, Any]:
     }
 
 
+def describe_dense(model: DenseModel) -> dict[str, Any]:
+    return {
+        "name": model.network.spec.name,
+        "folder": str(model.folder) if model.folder is not None else None,
+        "network": _describe_network(model.network),
+    }
+
+
 def _describe_network(network: Network | None) -> dict[str, Any] | None:
     if network is None:
         return None
@@ -90,6 +99,21 @@ def describe_grid(found: Heatmap | None) -> dict[str, Any] | None:
         "patches": int(found.classified.sum()),
         "resumed_patches": found.resumed,
         "sha256": hashlib.sha256(repr(found.grid).encode() + found.classified.tobytes()).hexdigest(),
+    }
+
+
+def describe_windows(found: DenseResult) -> dict[str, Any]:
+    """The windows of a dense network; "sha256" is the same where the same windows were predicted."""
+    grid = found.grid
+    return {
+        "output_px": list(grid.output_px),
+        "stride_px": grid.stride_px,
+        "mpp": grid.mpp,
+        "rows": grid.shape[0],
+        "columns": grid.shape[1],
+        "windows": int(found.predicted.sum()),
+        "resumed_windows": found.resumed,
+        "sha256": hashlib.sha256(repr(grid).encode() + found.predicted.tobytes()).hexdigest(),
     }
 
 

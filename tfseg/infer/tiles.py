@@ -1,11 +1,12 @@
-"""Patches streamed from a slide through a predictor: reading and computing overlap, memory is bounded."""
+"""Windows streamed from a slide through a predictor: reading and computing overlap, memory is bounded."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +15,22 @@ from tfseg.infer.predictors import Predictor
 from tfseg.slides.base import Slide
 from tfseg.types import ModelError, Window
 
+Images = tuple[NDArray[np.float32], ...]
+"""A batch: one float32 (B, H, W, C) array an input of the network, in the order of its spec."""
+
+Where = TypeVar("Where")
+"""What tells the reader where a window lies."""
+
 
 @dataclass(frozen=True)
 class Streaming:
-    """How patches flow. Results do not depend on it, beyond rounding inside the network.
+    """How windows flow. Results do not depend on it, beyond rounding inside the network.
 
-    Memory: at most ``2 · readers + 2 · parallel + 1`` batches of float32 patches, ``parallel`` being the predictor's.
+    Memory: at most ``2 · readers + 2 · parallel + 1`` batches of float32 windows, ``parallel`` being the predictor's.
 
     Attributes:
-        batch_size: patches a call of the predictor. A few are enough to fill a core, and stay in its cache.
-        readers: threads that read patches.
+        batch_size: windows a call of the predictor. A few are enough to fill a core, and stay in its cache.
+        readers: threads that read windows.
     """
 
     batch_size: int = 4
@@ -33,7 +40,7 @@ class Streaming:
 def predict_windows(
     slide: Slide, windows: Sequence[Window], predict: Predictor, num_classes: int, streaming: Streaming
 ) -> Generator[NDArray[np.float32], None, None]:
-    """Class probabilities of windows, batch after batch in their order.
+    """Class probabilities of windows by a patch classifier, batch after batch in their order.
 
     Args:
         slide: what to read; windows that reach past its edges are filled with white.
@@ -49,18 +56,45 @@ def predict_windows(
         SlideError: a window cannot be read.
         ModelError: the predictor returns something else than (B, C) finite numbers.
     """
+    size = streaming.batch_size
+    batches = (windows[start : start + size] for start in range(0, len(windows), size))
+    return predict_batches(batches, lambda batch: (_read(slide, batch),), predict, (num_classes,), streaming.readers)
+
+
+def predict_batches(
+    batches: Iterable[Sequence[Where]],
+    read: Callable[[Sequence[Where]], Images],
+    predict: Predictor,
+    shape: tuple[int, ...],
+    readers: int,
+) -> Generator[NDArray[np.float32], None, None]:
+    """Probabilities of batches of windows, in their order, by any network.
+
+    Args:
+        batches: taken from when there is room; each says where its windows lie.
+        read: from a batch to the network's inputs; called from ``readers`` threads.
+        predict: the network; called from ``predict.parallel`` threads, or one.
+        shape: of one window's probabilities, (C,) or (h, w, C).
+        readers: threads that read.
+
+    Yields:
+        float32 (B, *shape).
+
+    Raises:
+        SlideError: a window cannot be read.
+        ModelError: the predictor returns something else than finite numbers of that shape.
+    """
     parallel = max(1, int(getattr(predict, "parallel", 1)))
-    most = streaming.readers + parallel
-    reading = ThreadPoolExecutor(max(1, streaming.readers), "tfseg-read")
+    reading = ThreadPoolExecutor(max(1, readers), "tfseg-read")
     predicting = ThreadPoolExecutor(parallel, "tfseg-predict")
     pending: deque[Future[NDArray[np.float32]]] = deque()
     try:
-        for start in range(0, len(windows), streaming.batch_size):
-            if len(pending) > most:
+        for batch in batches:
+            if len(pending) > readers + parallel:
                 yield pending.popleft().result()
-            images = reading.submit(_read, slide, windows[start : start + streaming.batch_size])
+            images = reading.submit(read, batch)
             # A prediction waits for its images in its thread; both queues are served in order, so none waits forever.
-            pending.append(predicting.submit(_predict, predict, images, num_classes))
+            pending.append(predicting.submit(_predict, predict, images, (len(batch), *shape)))
         while pending:
             yield pending.popleft().result()
     finally:
@@ -78,14 +112,12 @@ def _read(slide: Slide, windows: Sequence[Window]) -> NDArray[np.float32]:
     return batch
 
 
-def _predict(predict: Predictor, images: Future[NDArray[np.float32]], num_classes: int) -> NDArray[np.float32]:
-    batch = images.result()
-    found = np.asarray(predict(batch), np.float32)
-    fits = found.shape == (len(batch), num_classes)
-    if not fits or not np.isfinite(found).all():
-        what = "values that are no numbers (NaN)" if fits else f"shape {found.shape}"
+def _predict(predict: Predictor, images: Future[Images], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    found = np.asarray(predict(*images.result()), np.float32)
+    if found.shape != shape or not np.isfinite(found).all():
+        what = "values that are no numbers (NaN)" if found.shape == shape else f"shape {found.shape}"
         raise ModelError(
-            f"the classifier returned {what} for {len(batch)} patches; expected ({len(batch)}, {num_classes}) "
-            "probabilities. Is config.json the one of this network? Did its training diverge?"
+            f"the network returned {what} for {shape[0]} windows; expected {shape} probabilities. Is config.json the "
+            "one of this network? Did its training diverge?"
         )
     return found

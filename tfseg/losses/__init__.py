@@ -1,7 +1,18 @@
-"""Losses: cross-entropy and soft Dice that leave pixels out that nobody annotated, and the weights of samples."""
+"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, and the weights of classes and samples."""
 
-from tfseg.losses.crossentropy import ClusterWeightedCrossentropy, Crossentropy, crossentropy
-from tfseg.losses.dice import SoftDice
-from tfseg.losses.weights import cluster_weights
+from tfseg.losses.crossentropy import ClusterWeightedCrossentropy, Crossentropy, WeightedCrossentropy, crossentropy
+from tfseg.losses.dice import SoftDice, WeightedSoftDice, soft_dice
+from tfseg.losses.weights import class_weights, cluster_weights, dynamic_class_weights
 
-__all__ = ["ClusterWeightedCrossentropy", "Crossentropy", "SoftDice", "cluster_weights", "crossentropy"]
+__all__ = [
+    "ClusterWeightedCrossentropy",
+    "Crossentropy",
+    "SoftDice",
+    "WeightedCrossentropy",
+    "WeightedSoftDice",
+    "class_weights",
+    "cluster_weights",
+    "crossentropy",
+    "dynamic_class_weights",
+    "soft_dice",
+]

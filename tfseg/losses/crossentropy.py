@@ -1,14 +1,14 @@
-"""Cross-entropy of softmax outputs, per sample or per pixel, plain or weighted by cluster."""
+"""Cross-entropy of softmax outputs, per sample or per pixel: plain, weighted by class, or weighted by cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfseg.losses.weights import cluster_weights
+from tfseg.losses.weights import cluster_weights, loss_class_weights
 from tfseg.types import IGNORE
 
 _SMALLEST = 1e-7
@@ -59,14 +59,65 @@ class Crossentropy(keras.losses.Loss):
         self.ignore = ignore
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        values = crossentropy(y_true, y_pred, self.ignore)
-        known = ops.sum(one_hot_labels(y_true, y_pred, self.ignore), axis=-1)
+        truth = one_hot_labels(y_true, y_pred, self.ignore)
+        values = crossentropy(truth, y_pred) * self.pixel_weights(truth)
         batch = ops.shape(values)[0]
-        scale = ops.cast(batch, "float32") / ops.maximum(ops.sum(known), 1.0)
+        scale = ops.cast(batch, "float32") / ops.maximum(self.pixels(truth), 1.0)
         return ops.sum(ops.reshape(values, (batch, -1)), axis=-1) * scale
+
+    def pixel_weights(self, truth: Any) -> Any:
+        """What each pixel's cross-entropy is multiplied by, to broadcast with (…); ``truth`` is one-hot (…, C)."""
+        return 1.0
+
+    def pixels(self, truth: Any) -> Any:
+        """How many pixels the mean is over, float32."""
+        return ops.sum(truth)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ignore": self.ignore}
+
+
+@keras.saving.register_keras_serializable("tfseg")
+class WeightedCrossentropy(Crossentropy):
+    """−(1/N) Σ_p w_c(p) · log p_c(p), c the true class of pixel p; N the annotated pixels of the batch.
+
+    Weights compose by multiplication: w_c is the static weight of class c (Deep multi-magnification networks, equations
+    1 and 2; CD-UNET) times, with ``dynamic``, that of the batch (multi-stain multi-level network, "Loss Function").
+    They are not divided by their sum.
+
+    Args:
+        class_weights: C static weights, as of :func:`tfseg.losses.weights.class_weights`; None is 1 each.
+        dynamic: multiply by :func:`tfseg.losses.weights.dynamic_class_weights`.
+        ignore: label of pixels that nobody annotated.
+        over_all: N counts every pixel of the batch, annotated or not. That is what equation 1 of the Deep
+            multi-magnification networks says: a batch with fewer annotated pixels then moves the network less.
+
+    Differs from the paper in: without ``over_all``, N counts annotated pixels alone.
+    """
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        dynamic: bool = False,
+        ignore: int = IGNORE,
+        over_all: bool = False,
+        name: str = "weighted_crossentropy",
+        **kwargs: Any,
+    ):
+        super().__init__(ignore, name=name, **kwargs)
+        self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
+        self.dynamic = dynamic
+        self.over_all = over_all
+
+    def pixel_weights(self, truth: Any) -> Any:
+        return ops.sum(truth * loss_class_weights(truth, self.class_weights, self.dynamic), axis=-1)
+
+    def pixels(self, truth: Any) -> Any:
+        return ops.sum(ops.ones_like(truth[..., 0])) if self.over_all else super().pixels(truth)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {key: getattr(self, key) for key in ("class_weights", "dynamic", "over_all")}
+        return {**super().get_config(), **own}
 
 
 class ClusterWeightedCrossentropy:

@@ -37,7 +37,12 @@ def confusion(truth: ArrayLike, prediction: ArrayLike, num_classes: int, ignore:
     return np.bincount(t * num_classes + p, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores_from_confusion(matrix: ArrayLike, names: Sequence[str | ClassSpec] | None = None) -> dict[str, float]:
+def scores_from_confusion(
+    matrix: ArrayLike,
+    names: Sequence[str | ClassSpec] | None = None,
+    missed: ArrayLike | None = None,
+    annotated_only: bool = False,
+) -> dict[str, float]:
     """Recall, precision, Dice and IoU of every class, their means, and the accuracy.
 
     With TP, FP, FN of a class against all others: recall = TP / (TP + FN), precision = TP / (TP + FP),
@@ -47,13 +52,16 @@ def scores_from_confusion(matrix: ArrayLike, names: Sequence[str | ClassSpec] | 
     Args:
         matrix: (C, C), row = truth, column = prediction; counts or areas.
         names: of the classes, for the keys; None takes "0", "1", ….
+        missed: (C,), pixels of each class to which the prediction gave no class; they count as FN. None is none.
+        annotated_only: a class without a true pixel is NaN in every score, also where some were wrongly called so:
+            for partial annotation, and for a class that is never a target.
 
     Returns:
         "recall <class>", "precision <class>", "dice <class>", "iou <class>" for every class, "recall mean", …,
         "accuracy"; floats.
 
     Raises:
-        ValueError: the matrix is not square or the number of names is not its size.
+        ValueError: the matrix is not square, or the number of names is not its size.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -62,6 +70,9 @@ def scores_from_confusion(matrix: ArrayLike, names: Sequence[str | ClassSpec] | 
     if len(labels) != len(matrix):
         raise ValueError(f"{len(matrix)} classes need as many names. Received: {len(labels)}.")
     right, true, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    true = true if missed is None else true + np.asarray(missed, np.float64)
+    if annotated_only:
+        predicted = np.where(true > 0, predicted, 0)
     values = {
         "recall": _ratio(right, true),
         "precision": _ratio(right, predicted),
@@ -73,7 +84,7 @@ def scores_from_confusion(matrix: ArrayLike, names: Sequence[str | ClassSpec] | 
         scores.update((f"{score} {label}", float(value)) for label, value in zip(labels, values[score], strict=True))
         defined = values[score][~np.isnan(values[score])]
         scores[f"{score} mean"] = float(defined.mean()) if defined.size else float("nan")
-    scores["accuracy"] = float(_ratio(right.sum(keepdims=True), matrix.sum(keepdims=True).ravel())[0])
+    scores["accuracy"] = float(_ratio(right.sum(keepdims=True), true.sum(keepdims=True))[0])
     return scores
 
 

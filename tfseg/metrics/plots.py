@@ -1,4 +1,4 @@
-"""Pictures of scores: box plots and confusion matrices. Matplotlib without its global state."""
+"""Pictures of scores: box plots, confusion matrices, curves. Matplotlib without its global state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from tfseg.files import atomic_path
-from tfseg.metrics.tables import need_columns
+from tfseg.metrics.tables import need_columns, row_parts
+from tfseg.types import ClassSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def box_plot(
         if hue:
             axes.plot([], [], "s", color=palette[k], alpha=0.6, label=shade)
     axes.set_xticks(range(len(groups)), groups, rotation=30 if max(map(len, groups)) * len(groups) > 30 else 0)
-    axes.set(xlabel=by, ylabel=score.capitalize(), xlim=(-0.6, len(groups) - 0.4))
+    axes.set(xlabel=by, ylabel=score[:1].upper() + score[1:], xlim=(-0.6, len(groups) - 0.4))
     axes.set_ylim(0.0 if table[score].min() < 0.5 else 0.5, 1.02)
     axes.grid(axis="y", alpha=0.3)
     if hue:
@@ -69,31 +70,73 @@ def box_plot(
     _save(figure, path)
 
 
-def confusion_plot(matrix: ArrayLike, names: Sequence[str], path: str | Path, units: str = "pixels") -> None:
+def confusion_plot(
+    matrix: ArrayLike,
+    names: Sequence[str],
+    path: str | Path,
+    units: str = "pixels",
+    predicted: Sequence[str] | None = None,
+) -> None:
     """A confusion matrix normalised by row: of what is truly a class, which part is called what; counts below.
 
     Rows without anything are grey and say so.
 
     Args:
-        matrix: (C, C) counts, row = truth.
-        names: of the classes.
+        matrix: (C, P) counts, row = truth.
+        names: of the C true classes.
         path: PNG, SVG or PDF.
         units: what was counted.
+        predicted: names of the P columns; None takes ``names``.
     """
-    counts = np.asarray(matrix, dtype=np.float64)
-    totals = counts.sum(axis=1, keepdims=True)
-    parts = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    side = 2.2 + 0.8 * len(names)
-    figure, axes = _figure(side + 0.8, side)
+    columns = list(names if predicted is None else predicted)
+    counts, parts = np.asarray(matrix, dtype=np.float64), row_parts(matrix)
+    figure, axes = _figure(3.0 + 0.8 * len(columns), 2.2 + 0.8 * len(names))
     axes.set_facecolor("lightgrey")
     picture = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*parts.shape):
         text = f"no {units}" if np.isnan(parts[i, j]) else f"{parts[i, j]:.3f}\n{counts[i, j]:,.0f}"
         axes.text(j, i, text, ha="center", va="center", color="white" if parts[i, j] > 0.5 else "black", fontsize=9)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="truth", title=f"{counts.sum():,.0f} {units}")
     figure.colorbar(picture, ax=axes, fraction=0.046, label="part of the true class")
+    _save(figure, path)
+
+
+def curves_plot(curves: pd.DataFrame, areas: pd.DataFrame, classes: Sequence[ClassSpec], path: str | Path) -> None:
+    """Each class against the rest over all thresholds: IoU, precision-recall, sensitivity and specificity, ROC.
+
+    Args:
+        curves: of :func:`tfseg.metrics.curves.class_curves`.
+        areas: from there too; classes without a pixel are left out.
+        classes: their names and colours.
+        path: PNG, SVG or PDF.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 8.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    iou, pr, over, roc = figure.subplots(2, 2).flat
+    colors = {spec.name: tuple(part / 255 for part in spec.color) for spec in classes}
+    for row in areas[areas["pixels"] > 0].itertuples():
+        table, look = curves[curves["class"] == row[1]], {"color": colors[row[1]], "linewidth": 1.5}
+        iou.plot(table["threshold"], table["iou"], label=f"{row[1]}: best {row.best_iou:.3f}", **look)
+        pr.plot(table["recall"], table["precision"], label=f"{row[1]}: AP {row.average_precision:.3f}", **look)
+        over.plot(table["threshold"], table["recall"], label=row[1], **look)
+        over.plot(table["threshold"], table["specificity"], "--", **look)
+        # The curve begins where nothing is called the class.
+        ends = [[*(1 - table["specificity"]), 0.0], [*table["recall"], 0.0]]
+        roc.plot(*ends, label=f"{row[1]}: AUC {row.auc:.3f}", **look)
+    iou.set(title="IoU", xlabel="threshold", ylabel="IoU")
+    pr.set(title="Precision and recall", xlabel="recall", ylabel="precision")
+    over.set(title="Sensitivity (line) and specificity (dashes)", xlabel="threshold", ylabel="sensitivity, specificity")
+    roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity")
+    for axes in (iou, pr, over, roc):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
     _save(figure, path)
 
 

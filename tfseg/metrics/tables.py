@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from tfseg.types import CohortError
 
@@ -63,6 +64,30 @@ def markdown(summary: pd.DataFrame, digits: int = 3) -> str:
     return "\n".join(lines) + "\n"
 
 
+def row_parts(matrix: ArrayLike) -> NDArray[np.float64]:
+    """A confusion matrix normalised by row: of what is truly a class, which part is called what; NaN without any."""
+    counts = np.asarray(matrix, np.float64)
+    totals = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+
+
+def confusion_table(matrix: ArrayLike, names: Sequence[str], predicted: Sequence[str] | None = None) -> pd.DataFrame:
+    """A confusion matrix normalised by row as a table.
+
+    Args:
+        matrix: (C, P) counts, row = truth.
+        names: of the C true classes.
+        predicted: names of the columns; None takes ``names``.
+
+    Returns:
+        Columns "truth", the predicted names, and "pixels" (what the row sums up, as a number).
+    """
+    columns = list(names if predicted is None else predicted)
+    table = pd.DataFrame(row_parts(matrix), columns=columns)
+    table.insert(0, "truth", list(names))
+    return table.assign(pixels=np.asarray(matrix).sum(axis=1))
+
+
 def tukey(table: pd.DataFrame, score: str = "dice", group: str = "design", alpha: float = 0.05) -> pd.DataFrame:
     """Tukey's range test (honestly significant difference) between every two groups.
 
@@ -111,6 +136,16 @@ def tukey(table: pd.DataFrame, score: str = "dice", group: str = "design", alpha
             "differs": result.reject,
         }
     )
+
+
+def tukey_lines(test: pd.DataFrame) -> str:
+    """What :func:`tukey` gives as a Markdown table: differences and p."""
+    lines = ["| first | second | difference | p |", "| --- | --- | ---: | ---: |"]
+    lines += [
+        f"| {r.first} | {r.second} | {r.difference:+.3f} | {f'{r.p:.3f}' if r.p >= 0.001 else '< 0.001'} |"
+        for r in test.itertuples()
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def need_columns(table: pd.DataFrame, columns: Sequence[str], what: str = "the table of scores") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ from tfseg.types import ModelError
 
 Tensor = Any
 """A symbolic Keras tensor; feature maps are (B, H, W, channels), float32 or the policy's compute type."""
+
+_DILATIONS = (6, 12, 18)
+_COUNTED_NAME = re.compile(
+    r"(conv2d|batch_normalization|activation|max_pooling2d|average_pooling2d|concatenate)(?:_\d+)?"
+)
 
 
 def size_pair(size_px: int | tuple[int, int], divisor: int, what: str) -> tuple[int, int]:
@@ -53,6 +59,29 @@ def conv_block(x: Tensor, width: int, name: str, dropout: float = 0.0) -> Tensor
     return conv_bn_relu(conv_bn_relu(x, width, f"{name}_1", dropout), width, f"{name}_2", dropout)
 
 
+def aspp(x: Tensor, filters: int, name: str) -> Tensor:
+    """Atrous spatial pyramid pooling: the map seen through convolutions of growing reach.
+
+    Branches of ``filters`` channels, each with batch norm and ReLU: the map's mean through a 1×1 convolution with bias;
+    a 1×1 and three 3×3 convolutions of dilation 6, 12, 18, without bias. Concatenated, 1×1 without bias, batch norm,
+    ReLU.
+    """
+    mean = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
+    mean = _aspp_branch(mean, filters, f"{name}_mean", 1, use_bias=True)
+    branches = [layers.UpSampling2D(x.shape[1:3], name=f"{name}_mean_up")(mean)]
+    branches.append(_aspp_branch(x, filters, f"{name}_1x1", 1))
+    for rate in _DILATIONS:
+        branches.append(_aspp_branch(x, filters, f"{name}_rate{rate}", 3, rate))
+    x = layers.Concatenate(name=f"{name}_cat")(branches)
+    return _aspp_branch(x, filters, f"{name}_out", 1)
+
+
+def _aspp_branch(x: Tensor, filters: int, name: str, kernel: int, rate: int = 1, use_bias: bool = False) -> Tensor:
+    x = layers.Conv2D(filters, kernel, dilation_rate=rate, padding="same", use_bias=use_bias, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    return layers.Activation("relu", name=f"{name}_relu")(x)
+
+
 def softmax_head(x: Tensor, num_classes: int, name: str) -> Tensor:
     """1×1 convolution to ``num_classes``, softmax in float32 whatever the precision policy.
 
@@ -75,6 +104,19 @@ def refinement_inputs(size_px: tuple[int, int], heatmap: bool) -> tuple[dict[str
         inputs["heatmap"] = layers.Input((*size_px, 1), name="heatmap")
         x = layers.Concatenate(name="image_heatmap")([x, inputs["heatmap"]])
     return inputs, x
+
+
+def prepare_trunk(trunk: keras.Model, momentum: float, frozen: bool) -> None:
+    """Sets the batch norms' momentum and whether they train; gives layers names that no counter of Keras decides."""
+    counts: dict[str, int] = {}
+    for layer in trunk.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum, layer.trainable = momentum, not frozen
+        counted = _COUNTED_NAME.fullmatch(layer.name)
+        if counted:
+            kind = counted[1]
+            counts[kind] = counts.get(kind, 0) + 1
+            layer.name = f"trunk_{kind}_{counts[kind]}"
 
 
 def load_trunk_weights(
@@ -109,7 +151,8 @@ def load_trunk_weights(
     # Layers in front of the trunk would count in the file's layer names, so the file is read by a network without them.
     reader = network(include_top=False, weights=None, **arguments)
     # Keras skips layers that the file does not have; NaN shows which. It also warns of containers that hold none.
-    reader.set_weights([np.full_like(weight, np.nan) for weight in reader.get_weights()])
+    blank = [np.full_like(w, np.nan) if w.dtype.kind == "f" else w for w in reader.get_weights()]
+    reader.set_weights(blank)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Skipping nested container")

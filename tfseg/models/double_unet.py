@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tfseg.models.blocks import Tensor, conv_block, refinement_inputs, size_pair, softmax_head
+from tfseg.models.blocks import Tensor, aspp, conv_block, refinement_inputs, size_pair, softmax_head
 from tfseg.types import ModelError
 
 WIDTHS = (8, 16, 32, 64, 128, 128, 256, 256)
 _SQUEEZE_RATIO = 8
-_DILATIONS = (6, 12, 18)
 
 
 def doubleunet(
@@ -72,7 +71,7 @@ def _net(
     for level, width in enumerate(widths, 1):
         skips.append(_block(x, width, dropout, f"{name}_enc{level}"))
         x = layers.MaxPooling2D(2, name=f"{name}_enc{level}_pool")(skips[-1])
-    x = _aspp(x, aspp_filters, f"{name}_aspp")
+    x = aspp(x, aspp_filters, f"{name}_aspp")
     for level in range(len(widths), 0, -1):
         x = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_dec{level}_up")(x)
         joined = [x, *others[level - 1 : level], skips[level - 1]]
@@ -91,21 +90,3 @@ def _block(x: Tensor, width: int, dropout: float, name: str) -> Tensor:
     )
     s = layers.Conv2D(width, 1, activation="sigmoid", use_bias=False, name=f"{name}_se_excite")(s)
     return layers.Multiply(name=f"{name}_se")([x, s])
-
-
-def _aspp(x: Tensor, filters: int, name: str) -> Tensor:
-    """Atrous spatial pyramid pooling: the map seen through convolutions of growing reach."""
-    mean = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
-    mean = _aspp_branch(mean, filters, f"{name}_mean", 1, use_bias=True)
-    branches = [layers.UpSampling2D(x.shape[1:3], name=f"{name}_mean_up")(mean)]
-    branches.append(_aspp_branch(x, filters, f"{name}_1x1", 1))
-    for rate in _DILATIONS:
-        branches.append(_aspp_branch(x, filters, f"{name}_rate{rate}", 3, rate))
-    x = layers.Concatenate(name=f"{name}_cat")(branches)
-    return _aspp_branch(x, filters, f"{name}_out", 1)
-
-
-def _aspp_branch(x: Tensor, filters: int, name: str, kernel: int, rate: int = 1, use_bias: bool = False) -> Tensor:
-    x = layers.Conv2D(filters, kernel, dilation_rate=rate, padding="same", use_bias=use_bias, name=f"{name}_conv")(x)
-    x = layers.BatchNormalization(name=f"{name}_bn")(x)
-    return layers.Activation("relu", name=f"{name}_relu")(x)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import keras
 from keras import layers
 
-from tfseg.models.blocks import load_trunk_weights, size_pair
+from tfseg.models.blocks import load_trunk_weights, prepare_trunk, size_pair
 from tfseg.types import ModelError, one_of
 
 BACKBONES = {"mobilenetv2": keras.applications.MobileNetV2, "inceptionv3": keras.applications.InceptionV3}
@@ -16,9 +15,6 @@ BACKBONES = {"mobilenetv2": keras.applications.MobileNetV2, "inceptionv3": keras
 
 _MOBILENET_STRIDE = 32
 _INCEPTION_SMALLEST = 75
-_COUNTED_NAME = re.compile(
-    r"(conv2d|batch_normalization|activation|max_pooling2d|average_pooling2d|concatenate)(?:_\d+)?"
-)
 
 
 def patch_classifier(
@@ -66,7 +62,7 @@ def patch_classifier(
     network = BACKBONES[backbone]
     arguments = {"alpha": alpha} if backbone == "mobilenetv2" else {}
     trunk = network(include_top=False, weights=None, input_tensor=x, **arguments)
-    _name_and_soften(trunk, batch_norm_momentum, freeze_batch_norm)
+    prepare_trunk(trunk, batch_norm_momentum, freeze_batch_norm)
     if weights is not None:
         load_trunk_weights(trunk, network, {"input_shape": (*size, 3), **arguments}, weights)
     x = layers.GlobalAveragePooling2D(name="pool")(trunk.layers[-1].output)
@@ -112,16 +108,3 @@ def _checked_size(backbone: str, size_px: int | tuple[int, int]) -> tuple[int, i
             f"Received: {min(size)}. Nearest: {_INCEPTION_SMALLEST}."
         )
     return size
-
-
-def _name_and_soften(trunk: keras.Model, momentum: float, frozen: bool) -> None:
-    """Sets the batch norms' momentum and whether they train; gives layers names that no counter of Keras decides."""
-    counts: dict[str, int] = {}
-    for layer in trunk.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum, layer.trainable = momentum, not frozen
-        counted = _COUNTED_NAME.fullmatch(layer.name)
-        if counted:
-            kind = counted[1]
-            counts[kind] = counts.get(kind, 0) + 1
-            layer.name = f"trunk_{kind}_{counts[kind]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import zipfile
 from collections.abc import Callable
@@ -11,10 +13,19 @@ from typing import Any
 import keras
 
 from tfseg.files import atomic_path, write_json
+from tfseg.geometry import field_name
 from tfseg.models.attention_unet import agunet, dagunet
 from tfseg.models.blocks import float32_policy
+from tfseg.models.cd_unet import cd_unet, half_unet
+from tfseg.models.deeplab import deeplabv3
+from tfseg.models.dmmn import dmmn_m2s, dmmn_m3, dmmn_ms, dmmn_s2
 from tfseg.models.double_unet import doubleunet
+from tfseg.models.encoder_unet import encoder_unet
+from tfseg.models.hooknet import hooknet
+from tfseg.models.multi_level import multi_level
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
+from tfseg.models.plain_unet import plain_unet
+from tfseg.models.segnet import segnet
 from tfseg.models.unet import unet, unet_lr
 from tfseg.types import H2G_CLASSES, ClassSpec, InputSpec, ModelError, ModelSpec, one_of
 
@@ -26,6 +37,18 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "agunet": agunet,
     "dagunet": dagunet,
     "doubleunet": doubleunet,
+    "segnet": segnet,
+    "plain_unet": plain_unet,
+    "dmmn_s2": dmmn_s2,
+    "dmmn_ms": dmmn_ms,
+    "dmmn_m2s": dmmn_m2s,
+    "dmmn_m3": dmmn_m3,
+    "hooknet": hooknet,
+    "encoder_unet": encoder_unet,
+    "multi_level": multi_level,
+    "deeplabv3": deeplabv3,
+    "cd_unet": cd_unet,
+    "half_unet": half_unet,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
 
@@ -40,6 +63,27 @@ ABOUT: dict[str, tuple[str, str]] = {
         "H2G-Net, Mob-PW-DAGUNet",
     ),
     "doubleunet": ("two U-Nets 8 … 256 in a row, squeeze-and-excitation, ASPP", "H2G-Net, Mob-PW-DoubleUNet"),
+    "segnet": ("encoder and decoder 64 … 1024, max-unpooling with stored indices", "Deep Multi-Magnification, SegNet"),
+    "plain_unet": ("U-Net 64 … 1024 without batch norm on one field", "Deep Multi-Magnification, U-Net"),
+    "dmmn_s2": ("U-Net 64 … 1024 on three fields stacked as 9 channels", "Deep Multi-Magnification, DMMN-S2"),
+    "dmmn_ms": ("three encoders 32 … 512, one decoder", "Deep Multi-Magnification, DMMN-MS"),
+    "dmmn_m2s": ("three U-Nets 32 … 512, joined before the head", "Deep Multi-Magnification, DMMN-M2S"),
+    "dmmn_m3": (
+        "three U-Nets 32 … 512, decoders joined wherever their pixels are equal",
+        "Deep Multi-Magnification, DMMN-M3",
+    ),
+    "hooknet": (
+        "two U-Nets 16 … 160 without padding, context hooked into the bottleneck",
+        "multi-stain multi-level (compared with), HookNet",
+    ),
+    "encoder_unet": ("U-Net on EfficientNet-B0, or any other encoder", "multi-stain multi-level, base model"),
+    "multi_level": (
+        "two U-Nets on EfficientNet-B4, all of the context merged into the target by space-to-depth",
+        "multi-stain multi-level",
+    ),
+    "deeplabv3": ("atrous ResNet50, ASPP of 256", "multi-stain multi-level (compared with), DeepLabV3"),
+    "cd_unet": ("learned colour deconvolution, U-Net 32 … 512 with batch norm", "CD-UNET"),
+    "half_unet": ("U-Net 32 … 512 with batch norm", "CD-UNET (compared with), UNET"),
 }
 """Architecture name → (structure in a line, paper and design)."""
 
@@ -84,23 +128,27 @@ def describe(
         model: as :func:`build` returned it.
         architecture: key of ``MODELS``.
         arguments: keyword arguments given to the builder.
-        mpp: µm/px of the image input; None where the whole slide is resized to the input.
+        mpp: µm/px of the image input; None where the whole slide is resized to the input, and for networks of several
+            fields, whose ``mpps`` say it.
         classes: of the last output axis.
         name: what the user calls it; the architecture by default.
 
     Raises:
-        ModelError: the number of classes is not the model's.
+        ModelError: the number of classes, or ``mpp``, is not the model's.
     """
     one_of("architecture", architecture, tuple(MODELS))
     channels = model.output[output_names(model)[0]].shape[-1]
     if channels != len(classes):
         raise ModelError(f"{architecture}: the network has {channels} classes, the class table {len(classes)}.")
+    mpps = _field_mpps(model, architecture, arguments, mpp)
     shapes = {key: tensor.shape for key, tensor in model.input.items()}
     inputs = tuple(
-        InputSpec(key, tuple(shapes[key][1:3]), shapes[key][3], mpp, "heatmap" if key == "heatmap" else "image")
-        for key in input_names(model)
+        InputSpec(key, tuple(shapes[key][1:3]), shapes[key][3], field, "heatmap" if key == "heatmap" else "image")
+        for key, field in mpps.items()
     )
     classifies = "probabilities" in output_names(model)
+    dense = not classifies and "heatmap" not in mpps and inputs[0].mpp is not None
+    output_px = tuple(model.output[output_names(model)[0]].shape[1:3]) if dense else None
     return ModelSpec(
         name=name or architecture,
         architecture=architecture,
@@ -109,13 +157,23 @@ def describe(
         inputs=inputs,
         outputs=output_names(model),
         classes=classes,
-        stride_px=inputs[0].size_px[0] if classifies else None,
+        stride_px=inputs[0].size_px[0] if classifies else output_px[0] if output_px else None,
+        output_px=output_px,
+        output_mpp=inputs[0].mpp if dense else None,
     )
 
 
-def input_names(model: keras.Model) -> tuple[str, ...]:
-    """Input names in the order of the spec: images first, then heatmaps."""
-    return tuple(sorted(model.input, key=lambda name: (name == "heatmap", name)))
+def _field_mpps(
+    model: keras.Model, architecture: str, arguments: dict[str, Any], mpp: float | None
+) -> dict[str, float | None]:
+    """Input name → µm/px, in the order of the spec: the target field, its context from fine to coarse, heatmaps."""
+    parameter = inspect.signature(MODELS[architecture]).parameters.get("mpps")
+    if parameter is None:
+        return {name: mpp for name in sorted(model.input, key=lambda name: (name == "heatmap", name))}
+    mpps = arguments.get("mpps", parameter.default)
+    if mpp is not None and mpp != mpps[0]:
+        raise ModelError(f"{architecture}: its fields have {', '.join(map(str, mpps))} µm/px (mpps). Received: {mpp}.")
+    return {field_name(field): field for field in mpps}
 
 
 def output_names(model: keras.Model) -> tuple[str, ...]:
@@ -179,11 +237,14 @@ def check(model: keras.Model, spec: ModelSpec, where: str | Path) -> None:
             f"{where}: the network's outputs {sorted(model.output)} are not those of config.json "
             f"{sorted(spec.outputs)}."
         )
-    channels = model.output[spec.outputs[0]].shape[-1]
+    *size, channels = model.output[spec.outputs[0]].shape[1:]
+    if spec.output_px is not None and tuple(size) != spec.output_px:
+        raise ModelError(f"{where}: the network's output is {tuple(size)} px, that of config.json {spec.output_px}.")
     if channels != len(spec.classes):
         raise ModelError(f"{where}: the network has {channels} classes, config.json {len(spec.classes)}.")
 
 
+@functools.cache
 def count(name: str) -> tuple[int, int]:
     """(all, trainable) parameters of an architecture at its paper's settings, by building it."""
     model = build(name)

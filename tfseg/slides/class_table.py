@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tfseg.types import H2G_CLASSES, IGNORE, AnnotationError, ClassSpec
@@ -21,6 +21,41 @@ _NON_TUMOUR = (
     "non tumor", "nontumour", "nontumor", "no tumour", "no tumor", "normal", "benign", "healthy", "stroma", "adipose",
     "fat", "benign epithelium", "normal epithelium", "immune cells", "other", "background",
 )  # fmt: skip
+
+DMMN_CLASSES = (
+    ClassSpec("not annotated", (255, 255, 255)),
+    ClassSpec("carcinoma", (215, 30, 35)),
+    ClassSpec("benign epithelial", (40, 85, 215)),
+    ClassSpec("background", (245, 220, 50)),
+    ClassSpec("stroma", (45, 160, 75)),
+    ClassSpec("necrotic", (125, 125, 125)),
+    ClassSpec("adipose", (245, 140, 30)),
+)
+"""The classes of DMMN in the order of its rates r_1 … r_6, in the colours of its figures; 0 is never a target."""
+
+MULTI_LEVEL_CLASSES = (
+    ClassSpec("background and normal", (160, 160, 160)),
+    ClassSpec("tumour", (200, 0, 0)),
+    ClassSpec("others", (40, 85, 215)),
+)
+CD_UNET_CLASSES = (
+    ClassSpec("background", (0, 0, 0)),
+    ClassSpec("tumour", (215, 30, 35)),
+    ClassSpec("tissue", (45, 160, 75)),
+    ClassSpec("necrosis", (245, 220, 50)),
+)
+
+_SPELLINGS = {
+    "carcinoma": ("tumour", *_TUMOUR),
+    "benign epithelial": ("benign epithelium", "normal epithelium", "benign", "duct", "ducts", "acinus", "acini"),
+    "background": ("glass", "no tissue"),
+    "stroma": ("connective tissue",),
+    "necrotic": ("necrosis", "dead tissue"),
+    "adipose": ("adipose tissue", "fat"),
+}
+"""What the six regions of breast tissue are called in annotations."""
+
+_NOT_ANNOTATED = {"not annotated": IGNORE, "ignore": IGNORE, "ignore*": IGNORE, "exclude": IGNORE, "region*": SKIP}
 
 
 @dataclass(frozen=True)
@@ -56,6 +91,50 @@ class ClassTable:
         """Every class by its own name; raster values are the class indices, and 255 not annotated."""
         classes = tuple(classes)
         return cls(classes, {}, {**{i: i for i in range(len(classes))}, IGNORE: IGNORE}, rest)
+
+    @classmethod
+    def dmmn(cls) -> ClassTable:
+        """The six classes of the deep multi-magnification networks after an unused class 0.
+
+        What is not drawn, and the raster value 0, is not annotated.
+        """
+        return _of_regions(DMMN_CLASSES, {spec.name: i for i, spec in enumerate(DMMN_CLASSES) if i})
+
+    @classmethod
+    def multi_level(cls) -> ClassTable:
+        """The three classes of the multi-stain multi-level network: background and normal, tumour, others.
+
+        Stroma and fat are normal. Benign epithelium and necrosis are "others": the paper clubs ducts, acini, vessels,
+        carcinoma in situ, folds and bad regions in it. What is not drawn is not annotated.
+        """
+        regions = {"background": 0, "stroma": 0, "adipose": 0, "carcinoma": 1, "benign epithelial": 2, "necrotic": 2}
+        others = ("dcis", "blood vessel", "blood vessels", "lymph", "skin", "fold", "folds", "artifacts", "bad region")
+        return _of_regions(MULTI_LEVEL_CLASSES, regions, {"normal": 0, **dict.fromkeys(others, 2)})
+
+    @classmethod
+    def cd_unet(cls, rest: int = IGNORE) -> ClassTable:
+        """The four classes of CD-UNET: background, tumour, tissue (all that lives and is no tumour), necrosis.
+
+        Args:
+            rest: label of what is not drawn. The paper annotates all tissue and calls the rest background: 0.
+        """
+        regions = {"background": 0, "carcinoma": 1, "benign epithelial": 2, "stroma": 2, "adipose": 2, "necrotic": 3}
+        table = _of_regions(CD_UNET_CLASSES, regions, {"normal": 2, "normal tissue": 2, "healthy": 2})
+        return replace(table, rest=rest)
+
+    def of_raster(self, names: Sequence[str]) -> ClassTable:
+        """A table for label rasters whose value i stands for ``names[i]``, such as the truth of a synthetic cohort.
+
+        Raises:
+            AnnotationError: a name that the table does not know.
+        """
+        values = {IGNORE: IGNORE}
+        for value, name in enumerate(names):
+            index = self.index(name)
+            if index is None:
+                raise AnnotationError(f"raster value {value}: unknown class {name!r}. Known: {self.known()}.")
+            values[value] = IGNORE if index == SKIP else index
+        return replace(self, values=values)
 
     def index(self, name: str) -> int | None:
         """Class index, IGNORE or SKIP of a name; None if unknown.
@@ -97,6 +176,16 @@ class ClassTable:
     def known(self) -> str:
         """The classes' names, for messages."""
         return ", ".join(repr(spec.name) for spec in self.classes)
+
+
+def _of_regions(
+    classes: tuple[ClassSpec, ...], regions: Mapping[str, int], more: Mapping[str, int] | None = None
+) -> ClassTable:
+    """A table of ``classes`` that knows each region of :data:`_SPELLINGS` by all its names."""
+    aliases = {alias: index for region, index in regions.items() for alias in (region, *_SPELLINGS[region])}
+    aliases.update({**(more or {}), **_NOT_ANNOTATED})
+    table = ClassTable(classes, aliases)
+    return table.of_raster([spec.name for spec in classes])
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -15,7 +16,8 @@ from PIL import Image
 from tfseg.slides.rasterise import PixelGrid
 from tfseg.types import AnnotationError
 
-_CACHE_BYTES = 64 * 2**20
+CACHE_BYTES = 256 * 2**20
+"""Decoded tiles kept in memory by a process, of all its label rasters together: training reads hundreds of them."""
 _MAX_ANISOTROPY = 0.02
 _TIFF = {".tif", ".tiff", ".btf"}
 
@@ -142,7 +144,7 @@ class _Tiff:
         self.mpp = _mpp(page)
         # Strips are tiles as wide as the picture.
         self._tile_h, self._tile_w = page.chunks[:2]
-        self._tiles: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._number = next(_numbers)
 
     def gather(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
         dtype = np.uint16 if self._page.dtype == np.uint16 else np.uint8
@@ -159,9 +161,9 @@ class _Tiff:
         return out
 
     def _tile(self, index: int, dtype: Any) -> NDArray[Any]:
-        if index in self._tiles:
-            self._tiles.move_to_end(index)
-            return self._tiles[index]
+        kept = _tiles.get((self._number, index))
+        if kept is not None:
+            return kept
         page, handle = self._page, self._file.filehandle
         try:
             raw = None
@@ -177,14 +179,45 @@ class _Tiff:
             tile = np.full((self._tile_h, self._tile_w), page.nodata, dtype=dtype)
         else:
             tile = decoded.reshape(decoded.shape[-3:-1]).astype(dtype, copy=False)
-        self._tiles[index] = tile
-        while len(self._tiles) > max(1, _CACHE_BYTES // tile.nbytes):
-            self._tiles.popitem(last=False)
+        _tiles.put((self._number, index), tile)
         return tile
 
     def close(self) -> None:
         self._file.close()
-        self._tiles.clear()
+        _tiles.drop(self._number)
+
+
+class _Tiles:
+    """Decoded tiles of all rasters of this process, those used last; the last one stays, however large."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: tuple[int, int]) -> NDArray[Any] | None:
+        """The tile of (number of the raster, index), if it is still there."""
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+            return self._arrays.get(key)
+
+    def put(self, key: tuple[int, int], tile: NDArray[Any]) -> None:
+        with self._lock:
+            self.bytes += tile.nbytes - (self._arrays[key].nbytes if key in self._arrays else 0)
+            self._arrays[key] = tile
+            self._arrays.move_to_end(key)
+            while len(self._arrays) > 1 and self.bytes > CACHE_BYTES:
+                self.bytes -= self._arrays.popitem(last=False)[1].nbytes
+
+    def drop(self, number: int) -> None:
+        """Lets go of a raster's tiles."""
+        with self._lock:
+            for key in [key for key in self._arrays if key[0] == number]:
+                self.bytes -= self._arrays.pop(key).nbytes
+
+
+_tiles, _numbers = _Tiles(), itertools.count()
 
 
 def _mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:

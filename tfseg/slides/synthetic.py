@@ -1,19 +1,23 @@
-"""Synthetic H&E slides with exact truth: one slide, or an annotated cohort for the demo, tests and benchmarks.
+"""Synthetic slides with exact truth: one slide, or an annotated cohort for the demo, tests and benchmarks.
 
 A caricature of breast tissue, for software and not for science: a specimen with collagen, fat, benign ducts and
 lobules, vessels, lymphocytes and one to three tumour foci. With the grade (1..3, after Nottingham) tubules give way to
-nests and sheets, and nuclei become larger, denser and more varied. The annotation is what a pathologist would draw: a
-smooth outline of the foci with their stroma. Lymphocytes, crowded benign glands and tumour cells beyond the border make
-it hard on purpose.
+nests and sheets, and nuclei become larger, denser and more varied. Lymphocytes, crowded benign glands and tumour cells
+beyond the border make it hard on purpose. Stained with haematoxylin and eosin, or for ER, Ki67 or HER2 with a brown
+(DAB) over haematoxylin: sections of one seed show the same tissue in every stain.
+
+Annotated in one of two ways: "tumour", the smooth outline of the foci with their stroma that a pathologist would draw;
+or "multiclass", the partial annotation of the DMMN paper, six classes drawn region by region with thin gaps between
+them and a share of the regions left out. Slides of the second kind have necrosis and more benign glands.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +27,23 @@ from numpy.typing import NDArray
 
 from tfseg.files import write_text
 from tfseg.geometry import magnification_of
+from tfseg.slides.class_table import DMMN_CLASSES
 from tfseg.slides.geojson import PolygonFeature, write_geojson
-from tfseg.slides.rasterise import PixelGrid, draw, edges
 from tfseg.slides.tiff_writer import write_pyramid
 from tfseg.types import H2G_CLASSES, CohortError
 
 if TYPE_CHECKING:
-    from tfseg.slides.synthetic_nuclei import Library
+    from tfseg.slides.synthetic_nuclei import Templates
 
 STAINS = ("A", "B", "C")
+"""Haematoxylin and eosin of three laboratories."""
+
+IHC_STAINS = ("ER", "Ki67", "HER2")
+"""Brown nuclei (ER, Ki67) or membranes (HER2) in a part of the tumour's cells, and in few others."""
+
 SCANNERS = ("P", "Q", "R")
 GRADES = (1, 2, 3)
+ANNOTATIONS = ("tumour", "multiclass")
 LABEL_STEP = 4
 """Level-0 pixels per pixel of the label TIFF."""
 
@@ -51,9 +61,11 @@ class Recipe:
         size_px: (width, height) of level 0, or the side of a square.
         mpp: µm/px of level 0; the objective power written is 10 / mpp.
         grade: 1, 2 or 3.
-        stain: laboratory, "A", "B" or "C".
+        stain: one of :data:`STAINS` or :data:`IHC_STAINS`.
         scanner: "P", "Q" or "R".
         seed: one or several non-negative numbers.
+        annotation: "tumour" or "multiclass".
+        unannotated: share of the regions that a multi-class annotation leaves out, 0 to less than 1.
     """
 
     size_px: int | tuple[int, int] = 6144
@@ -62,6 +74,8 @@ class Recipe:
     stain: str = "A"
     scanner: str = "P"
     seed: int | tuple[int, ...] = 0
+    annotation: str = "tumour"
+    unannotated: float = 0.25
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,11 +93,14 @@ class Recipe:
             )
         for what, value, known in (
             ("grade", self.grade, GRADES),
-            ("stain", self.stain, STAINS),
+            ("stain", self.stain, STAINS + IHC_STAINS),
             ("scanner", self.scanner, SCANNERS),
+            ("annotation", self.annotation, ANNOTATIONS),
         ):
             if value not in known:
                 raise CohortError(f"synthetic slide: {what} must be one of {known}, got {value!r}.")
+        if not 0 <= self.unannotated < 1:
+            raise CohortError(f"synthetic slide: unannotated must be 0 to less than 1, got {self.unannotated}.")
 
 
 @dataclass(frozen=True)
@@ -91,15 +108,17 @@ class Truth:
     """What is on a synthetic slide.
 
     Attributes:
-        tumour: annotated region, level-0 px.
+        tumour: the foci with their stroma, level-0 px.
         tissue: specimen, level-0 px.
-        nuclei: (N, 4) float32: x, y (level-0 px), kind (0 tumour, 1 benign epithelium, 2 lymphocyte, 3 spindle),
-            area (µm²).
+        nuclei: (N, 4) float32: x, y (level-0 px), kind (0 tumour, 1 benign epithelium, 2 lymphocyte, 3 spindle,
+            4 dead), area (µm²).
+        regions: of a multi-class slide, class name → where it is, level-0 px; they fill the slide without overlap.
     """
 
     tumour: shapely.MultiPolygon
     tissue: shapely.MultiPolygon
     nuclei: NDArray[np.float32]
+    regions: dict[str, shapely.MultiPolygon] = field(default_factory=dict)
 
 
 def synthetic_slide(
@@ -116,34 +135,53 @@ def synthetic_slide(
     Args:
         path: ``….tif`` or ``….svs``; OpenSlide, QuPath and FAST read both alike.
         recipe: what to draw; None for the defaults.
-        annotation: also write the tumour's outline as QuPath GeoJSON, class "Tumour".
+        annotation: also write QuPath GeoJSON: the tumour's outline, class "Tumour"; or the multi-class annotation.
         labels: also write the truth as pyramidal label TIFF, 4 level-0 pixels a pixel: 1 tumour, 0 all else, glass
-            included (as the GeoJSON says with "everything not drawn is non-tumour").
+            included (as the GeoJSON says with "everything not drawn is non-tumour"); or the complete truth, with
+            ``DMMN_CLASSES[value]`` for the values 1 to 6 (:meth:`ClassTable.of_raster` maps them to other classes).
 
     Raises:
         CohortError: settings out of range.
         OutputError: the target cannot be written.
     """
-    from tfseg.slides import synthetic_nuclei, synthetic_render, synthetic_tissue
+    from tfseg.slides import synthetic_nuclei, synthetic_regions, synthetic_render, synthetic_tissue
 
     recipe = recipe or Recipe()
     recipe.check()
-    mpp = recipe.mpp
+    mpp, multiclass = recipe.mpp, recipe.annotation == "multiclass"
     rng = np.random.default_rng(recipe.seed)
-    library = synthetic_nuclei.library(recipe.grade, mpp, rng)
+    of_debris, of_annotator = rng.spawn(2)  # their own numbers: rng gives what it gives without them
+    nuclei = (*synthetic_nuclei.templates(recipe.grade, mpp, rng), synthetic_nuclei.debris(mpp, of_debris))
     width, height = recipe.size
-    tissue = synthetic_tissue.grow((width * mpp, height * mpp), recipe.grade, library, rng)
+    tissue = synthetic_tissue.grow((width * mpp, height * mpp), recipe.grade, nuclei, rng, every_class=multiclass)
     scanner = synthetic_render.SCANNERS[recipe.scanner]
-    picture = synthetic_render.Picture(tissue, library, mpp, synthetic_render.STAINS[recipe.stain], scanner, rng)
+    picture = synthetic_render.Picture(tissue, nuclei, mpp, synthetic_render.STAINS[recipe.stain], scanner, rng)
     write_pyramid(path, picture, mpp=mpp, objective_power=magnification_of(mpp), quality=scanner.quality)
-    outline = _in_pixels(tissue.layout.tumour, mpp)
+    outline = synthetic_regions.in_pixels(tissue.layout.tumour, mpp)
+    regions = synthetic_regions.regions_of(tissue) if multiclass else {}
     if annotation is not None:
-        tumour = H2G_CLASSES[1]
-        features = [PolygonFeature(part, "Tumour", tumour.color) for part in outline.geoms]
+        features = [PolygonFeature(part, "Tumour", H2G_CLASSES[1].color) for part in outline.geoms]
+        if multiclass:
+            drawn = synthetic_regions.partial_annotation(regions, recipe.unannotated, of_annotator)
+            features = synthetic_regions.features(drawn, mpp)
         write_geojson(annotation, features, mpp)
+    regions = {name: synthetic_regions.in_pixels(region, mpp) for name, region in regions.items()}
     if labels is not None:
-        write_pyramid(labels, _Labels(outline, (width, height)), mpp=mpp * LABEL_STEP, kind="label")
-    return Truth(outline, _in_pixels(tissue.layout.tissue, mpp), _nuclei(tissue.nuclei, library, mpp))
+        _write_labels(labels, regions, outline, recipe)
+    whole = synthetic_regions.in_pixels(tissue.layout.tissue, mpp)
+    return Truth(outline, whole, _nuclei(tissue.nuclei, nuclei, mpp), regions)
+
+
+def _write_labels(
+    path: str | Path, regions: Mapping[str, shapely.MultiPolygon], tumour: shapely.MultiPolygon, recipe: Recipe
+) -> None:
+    from tfseg.slides.synthetic_regions import Labels
+
+    names = [spec.name for spec in DMMN_CLASSES]
+    shapes = [(region, names.index(name)) for name, region in regions.items()] or [(tumour, 1)]
+    source = Labels(shapes, recipe.size, LABEL_STEP, names.index("background") if regions else 0)
+    colors = {value: spec.color for value, spec in enumerate(DMMN_CLASSES)} if regions else None
+    write_pyramid(path, source, mpp=recipe.mpp * LABEL_STEP, kind="label", colors=colors)
 
 
 def make_cohort(
@@ -154,13 +192,18 @@ def make_cohort(
     seed: int = 0,
     workers: int = 2,
     progress: Progress | None = None,
+    *,
+    annotation: str = "tumour",
+    unannotated: float = 0.25,
+    stains: Sequence[str] = STAINS,
 ) -> Path:
     """Writes a cohort of synthetic slides, a third of each grade, and its manifest.
 
-    ``slides/<name>.tif`` (pyramidal, pixel size, objective power), ``annotations/<name>.geojson`` (QuPath; class
-    "Tumour"), ``labels/<name>.tif`` (1 tumour, 0 all else) and ``cohort.csv`` with the columns slide, annotation,
-    split, grade, stain, scanner, paths relative to it. A slide depends on the settings, not on ``workers``. The
-    manifest comes last: where there is one, the cohort is whole.
+    ``slides/<name>.tif`` (pyramidal, pixel size, objective power), ``annotations/<name>.geojson`` (QuPath),
+    ``labels/<name>.tif`` (the whole truth, see :func:`synthetic_slide`) and ``cohort.csv`` with the columns slide,
+    annotation, split, grade, stain, scanner, paths relative to it. A slide depends on the settings, not on ``workers``.
+    The manifest comes last: where there is one, the cohort is whole. A multi-class cohort also has ``truth.csv``, the
+    same table with ``labels/<name>.tif`` for annotation, to measure against the complete truth.
 
     Args:
         folder: made when missing; slides of the same name are replaced.
@@ -170,6 +213,9 @@ def make_cohort(
         seed: non-negative.
         workers: processes. With more than one the calling script needs the usual ``if __name__ == "__main__"``.
         progress: told of each finished slide.
+        annotation: "tumour" (class "Tumour") or "multiclass" (the six classes of DMMN, in part).
+        unannotated: share of the regions that a multi-class annotation leaves out.
+        stains: of :data:`STAINS` and :data:`IHC_STAINS`; dealt out with the scanners, each about as often.
 
     Returns:
         Path of ``cohort.csv``.
@@ -184,10 +230,14 @@ def make_cohort(
         raise CohortError(f"slides_per_grade must name at least one slide and no negative number, got {counts}.")
     if workers < 1 or seed < 0:
         raise CohortError(f"workers must be at least 1 and seed at least 0, got workers={workers}, seed={seed}.")
-    jobs = _jobs(counts, size_px, mpp, seed)
+    kind = Recipe(size_px, mpp, annotation=annotation, unannotated=unannotated)
+    if not stains:
+        raise CohortError(f"stains must name at least one of {STAINS + IHC_STAINS}.")
+    jobs = _jobs(counts, kind, seed, tuple(stains))
     for _, recipe, _ in jobs:
         recipe.check()
-    (folder / "cohort.csv").unlink(missing_ok=True)
+    for manifest in ("cohort.csv", "truth.csv"):
+        (folder / manifest).unlink(missing_ok=True)
     if workers == 1:
         for done, (name, recipe, _) in enumerate(jobs, start=1):
             _make(folder, name, recipe)
@@ -195,12 +245,9 @@ def make_cohort(
                 progress(done, len(jobs), name)
     else:
         _make_parallel(folder, jobs, workers, progress)
-    lines = ["slide,annotation,split,grade,stain,scanner"]
-    for name, recipe, split in jobs:
-        lines.append(
-            f"slides/{name}.tif,annotations/{name}.geojson,{split},{recipe.grade},{recipe.stain},{recipe.scanner}"
-        )
-    write_text(folder / "cohort.csv", "\n".join(lines) + "\n")
+    if annotation == "multiclass":
+        _write_manifest(folder / "truth.csv", jobs, "labels/{}.tif")
+    _write_manifest(folder / "cohort.csv", jobs, "annotations/{}.geojson")
     return folder / "cohort.csv"
 
 
@@ -208,25 +255,33 @@ Job = tuple[str, Recipe, str]
 """Name, recipe and split of a slide."""
 
 
-def _jobs(counts: Mapping[str, int], size_px: int, mpp: float, seed: int) -> list[Job]:
-    """Every slide of a cohort.
+def _jobs(counts: Mapping[str, int], kind: Recipe, seed: int, stains: Sequence[str]) -> list[Job]:
+    """Every slide of a cohort, each like ``kind`` but with its own grade, stain, scanner and seed.
 
-    Stains and scanners are crossed with grades: three slides of one split and grade show every stain and every
-    scanner, three of each grade show every pair, and so do nine of one grade. The next split has other pairs.
+    Stains and scanners are crossed with grades. Of three stains: three slides of one split and grade show every stain
+    and every scanner, three of each grade show every pair, nine of one grade too, and the next split has other pairs.
     """
     rng = np.random.default_rng(seed)
-    stains, scanners = rng.permutation(STAINS).tolist(), rng.permutation(SCANNERS).tolist()
+    stains, scanners = rng.permutation(stains).tolist(), rng.permutation(SCANNERS).tolist()
     jobs = []
     for place, (split, number) in enumerate(counts.items()):
         for grade in GRADES:
             for index in range(number):
                 name = f"{split}-grade{grade}-{index + 1:02d}"
-                turn = index + grade + place
+                turn = index + 4 * grade + place
                 stain = stains[turn % len(stains)]
                 scanner = scanners[(turn + grade + place + index // len(stains)) % len(scanners)]
                 own = (seed, zlib.crc32(name.encode()))
-                jobs.append((name, Recipe(size_px, mpp, grade, stain, scanner, own), split))
+                jobs.append((name, replace(kind, grade=grade, stain=stain, scanner=scanner, seed=own), split))
     return jobs
+
+
+def _write_manifest(path: Path, jobs: Sequence[Job], annotation: str) -> None:
+    lines = ["slide,annotation,split,grade,stain,scanner"]
+    for name, recipe, split in jobs:
+        cells = f"slides/{name}.tif", annotation.format(name), split, str(recipe.grade), recipe.stain, recipe.scanner
+        lines.append(",".join(cells))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _make(folder: Path, name: str, recipe: Recipe) -> None:
@@ -261,31 +316,8 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _in_pixels(shape: shapely.MultiPolygon, mpp: float) -> shapely.MultiPolygon:
-    """From µm to level-0 pixels, to 1/100 px as GeoJSON keeps it, so that every output has the same outline."""
-    return shapely.transform(shape, lambda points: np.round(points / mpp, 2))
-
-
-def _nuclei(table: NDArray[np.void], library: Library, mpp: float) -> NDArray[np.float32]:
+def _nuclei(table: NDArray[np.void], templates: Templates, mpp: float) -> NDArray[np.float32]:
     """The nuclei of :class:`Truth`."""
-    area = [library[kind][number].area_um2 for kind, number in zip(table["kind"], table["template"], strict=True)]
+    area = [templates[kind][number].area_um2 for kind, number in zip(table["kind"], table["template"], strict=True)]
     columns = [table["x"] / mpp, table["y"] / mpp, table["kind"], np.array(area)]
     return np.column_stack(columns).astype(np.float32)
-
-
-class _Labels:
-    """The tumour's outline as a tile source of labels."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, outline: shapely.MultiPolygon, size: tuple[int, int]) -> None:
-        width, height = size
-        self.shape: tuple[int, ...] = (math.ceil(height / LABEL_STEP), math.ceil(width / LABEL_STEP))
-        self.grid = PixelGrid(0.0, 0.0, LABEL_STEP, LABEL_STEP, self.shape[1], self.shape[0])
-        self.parts = [edges(part) for part in outline.geoms]
-
-    def tile(self, row0: int, col0: int, height: int, width: int) -> NDArray[np.uint8]:
-        labels = np.zeros((height, width), np.uint8)
-        for part in self.parts:
-            draw(labels, part, 1, self.grid.part(row0, col0, height, width))
-        return labels

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-TUMOUR, EPITHELIUM, LYMPHOCYTE, SPINDLE = range(4)
-"""Kinds of nuclei; index of the library's list."""
+TUMOUR, EPITHELIUM, LYMPHOCYTE, SPINDLE, DEBRIS = range(5)
+"""Kinds of nuclei; index of the list of templates."""
 
 ORIENTATIONS = 24
 """Spindle templates come in this many directions over half a turn, ``VARIANTS`` of each."""
@@ -55,6 +55,8 @@ BY_GRADE = {
 BENIGN = Look(6.9, 0.08, 1.35, 0.02, 0.72, 0.25, 0.03)
 SMALL_ROUND = Look(5.9, 0.08, 1.05, 0.03, 1.05, 0.10, 0.0)
 FIBROBLAST = Look(6.0, 0.18, 3.6, 0.04, 0.80, 0.15, 0.0)
+FRAGMENT = Look(2.8, 0.35, 1.3, 0.08, 1.00, 0.0, 0.0)
+GHOST = Look(8.5, 0.25, 1.3, 0.08, 0.24, 0.2, 0.0)
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,20 @@ class Template:
     area_um2: float
 
 
-Library = tuple[list[Template], ...]
+Templates = tuple[list[Template], ...]
 
 
-def library(grade: int, mpp: float, rng: np.random.Generator) -> Library:
+def templates(grade: int, mpp: float, rng: np.random.Generator) -> Templates:
     """Templates for every kind, drawn at ``mpp`` µm/px."""
     kinds = [(BY_GRADE[grade], 144), (BENIGN, 48), (SMALL_ROUND, 48)]
-    templates = [[_template(look, mpp, rng, rng.uniform(0, math.pi)) for _ in range(n)] for look, n in kinds]
+    drawn = [[_template(look, mpp, rng, rng.uniform(0, math.pi)) for _ in range(n)] for look, n in kinds]
     turns = np.arange(ORIENTATIONS * VARIANTS) // VARIANTS * math.pi / ORIENTATIONS
-    return (*templates, [_template(FIBROBLAST, mpp, rng, float(turn)) for turn in turns])
+    return (*drawn, [_template(FIBROBLAST, mpp, rng, float(turn)) for turn in turns])
+
+
+def debris(mpp: float, rng: np.random.Generator) -> list[Template]:
+    """Templates of dead nuclei, the kind DEBRIS: dark fragments and pale ghosts."""
+    return [_template(look, mpp, rng, rng.uniform(0, math.pi)) for look in [FRAGMENT] * 40 + [GHOST] * 20]
 
 
 def spindle_index(angle: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tfseg.slides.synthetic_nuclei import FULL_OD, Library
+from tfseg.slides.synthetic_ihc import MARKERS, MASKING, Brown, Marker, Place
+from tfseg.slides.synthetic_nuclei import FULL_OD, Templates
 from tfseg.slides.synthetic_plan import FIELD_UM
 from tfseg.slides.synthetic_tissue import Tissue
 
@@ -25,16 +27,19 @@ _TEXTURE_PX = 1024
 
 @dataclass(frozen=True)
 class Stain:
-    """A laboratory's haematoxylin and eosin.
+    """A laboratory's haematoxylin and eosin, or its haematoxylin under an antibody's brown.
 
     Attributes:
-        haematoxylin, eosin: optical density of unit stain in red, green, blue; scaled to length 1 when used.
+        haematoxylin, eosin: optical density of unit stain in red, green, blue; scaled to length 1 when used. Without
+            eosin, in its place what all tissue takes up of haematoxylin and of brown: a dull grey.
         strength: factors of (haematoxylin, eosin).
+        marker: what is brown; None for haematoxylin and eosin.
     """
 
     haematoxylin: tuple[float, float, float]
     eosin: tuple[float, float, float]
     strength: tuple[float, float]
+    marker: Marker | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ STAINS = {
     "A": Stain((0.56, 0.72, 0.41), (0.22, 0.84, 0.50), (1.00, 1.00)),
     "B": Stain((0.65, 0.70, 0.29), (0.14, 0.90, 0.36), (1.15, 0.85)),
     "C": Stain((0.60, 0.74, 0.32), (0.30, 0.82, 0.45), (0.85, 1.20)),
+    "ER": Stain((0.74, 0.60, 0.30), (0.45, 0.58, 0.68), (0.75, 0.36), MARKERS["ER"]),
+    "Ki67": Stain((0.76, 0.60, 0.24), (0.50, 0.58, 0.64), (0.85, 0.30), MARKERS["Ki67"]),
+    "HER2": Stain((0.72, 0.62, 0.31), (0.42, 0.58, 0.70), (0.65, 0.42), MARKERS["HER2"]),
 }
 SCANNERS = {
     "P": Scanner((243, 243, 244), 1.00, 0.55, 1.4, 88),
@@ -73,13 +81,13 @@ class Picture:
 
     Args:
         tissue: what to draw.
-        nuclei: the library whose templates the tissue's nuclei name.
+        nuclei: the templates that the tissue's nuclei name.
         mpp: µm/px.
         stain, scanner: how to draw; the slide's own small deviation from both comes from ``rng``.
     """
 
     def __init__(
-        self, tissue: Tissue, nuclei: Library, mpp: float, stain: Stain, scanner: Scanner, rng: np.random.Generator
+        self, tissue: Tissue, nuclei: Templates, mpp: float, stain: Stain, scanner: Scanner, rng: np.random.Generator
     ) -> None:
         width, height = (round(side / mpp) for side in tissue.layout.size_um)
         self.shape: tuple[int, ...] = (height, width, 3)
@@ -96,28 +104,37 @@ class Picture:
         self.clouds = _clouds(tissue, rng)
         self.boxes = np.array([[s.outline[:, 1].min(), s.outline[:, 1].max()] for s in tissue.shapes])
         self.seed = int(rng.integers(2**31))
+        self.brown = Brown(stain.marker, tissue, mpp, scanner.gamma, rng) if stain.marker else None
 
     def tile(self, row0: int, col0: int, height: int, width: int) -> NDArray[Any]:
         """Pixels [row0, row0 + height) × [col0, col0 + width), (height, width, 3) uint8."""
-        eosin, haematoxylin = self._stains(row0 - _PAD, col0 - _PAD, height + 2 * _PAD, width + 2 * _PAD)
+        eosin, haematoxylin, brown = self._stains(row0 - _PAD, col0 - _PAD, height + 2 * _PAD, width + 2 * _PAD)
         halo = 6
         inner = np.s_[_PAD - halo : _PAD + height + halo, _PAD - halo : _PAD + width + halo]
         index = haematoxylin[inner].astype(np.uint16) << 8
         index |= eosin[inner]
         rgb = np.ascontiguousarray(self.colors[index].view(np.uint8).reshape(*index.shape, 4)[..., :3])
+        if self.brown is not None and brown is not None:
+            rgb = cv2.multiply(rgb, self.brown.colors[brown[inner]], scale=1 / 255)
         blur = self.scanner.blur_px * 0.5 / self.mpp
         rgb = cv2.GaussianBlur(rgb, (0, 0), max(blur, 0.3), borderType=cv2.BORDER_REPLICATE)
         rgb = rgb[halo : halo + height, halo : halo + width]
         return self._with_noise(rgb, row0, col0)
 
-    def _stains(self, top: int, left: int, height: int, width: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Eosin and haematoxylin planes (height, width) uint8 of a padded field."""
+    def _stains(
+        self, top: int, left: int, height: int, width: int
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+        """Eosin, haematoxylin and brown planes (height, width) uint8 of a padded field; no brown plane in H&E."""
         base = self._fills(top, left, height, width)
         eosin, haematoxylin, fibre = cv2.split(base)
         eosin = self._textured(eosin, fibre, top, left)
         haematoxylin = np.ascontiguousarray(haematoxylin)
-        self._stamp(eosin, haematoxylin, top, left)
-        return eosin, haematoxylin
+        places = list(self._places(top, left, height, width))
+        self._stamp(eosin, haematoxylin, places)
+        if self.brown is None:
+            return eosin, haematoxylin, None
+        brown = self.brown.plane(top, left, (height, width), places)
+        return eosin, cv2.subtract(haematoxylin, cv2.convertScaleAbs(brown, alpha=MASKING)), brown
 
     def _fills(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Outlines filled at 1 µm/px and enlarged: (height, width, 3) eosin, haematoxylin, fibre weight."""
@@ -163,23 +180,25 @@ class Picture:
         mixed = cv2.add(cv2.multiply(pattern, fibre, scale=1 / 255), loose)
         return cv2.multiply(eosin, mixed, scale=1 / 128)
 
-    def _stamp(self, eosin: NDArray[Any], haematoxylin: NDArray[Any], top: int, left: int) -> None:
+    def _places(self, top: int, left: int, height: int, width: int) -> Iterator[Place]:
         """Nuclei whose whole picture fits into the padded field; the others lie outside the tile."""
         table = self.tissue.nuclei
-        height, width = eosin.shape
         first, last = np.searchsorted(table["y"], (top * self.mpp, (top + height) * self.mpp))
         table = table[first:last]
         columns = np.rint(table["x"] / self.mpp).astype(np.int64) - left
         rows = np.rint(table["y"] / self.mpp).astype(np.int64) - top
         kinds, numbers = table["kind"].tolist(), table["template"].tolist()
-        for column, row, kind, number in zip(columns.tolist(), rows.tolist(), kinds, numbers, strict=True):
+        nuclei = zip(columns.tolist(), rows.tolist(), kinds, numbers, strict=True)
+        for row_of_table, (column, row, kind, number) in enumerate(nuclei, start=int(first)):
             template = self.nuclei[kind][number]
             side = template.haematoxylin.shape[0]
             row, column = row - side // 2, column - side // 2
-            if row < 0 or column < 0 or row + side > height or column + side > width:
-                continue
-            place = np.s_[row : row + side, column : column + side]
-            dark, pink = haematoxylin[place], eosin[place]
+            if row >= 0 and column >= 0 and row + side <= height and column + side <= width:
+                yield row_of_table, template, np.s_[row : row + side, column : column + side]
+
+    def _stamp(self, eosin: NDArray[Any], haematoxylin: NDArray[Any], places: list[Place]) -> None:
+        for _, template, pixels in places:
+            dark, pink = haematoxylin[pixels], eosin[pixels]
             np.maximum(dark, template.haematoxylin, out=dark)
             np.minimum(pink, template.eosin, out=pink)
 

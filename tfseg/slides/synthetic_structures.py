@@ -1,4 +1,4 @@
-"""Structures of synthetic tissue that are not tumour: fat, lobules, ducts, vessels. Lengths in µm."""
+"""Structures of synthetic tissue that are not living tumour: fat, lobules, ducts, vessels, necrosis. Lengths in µm."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import shapely
 from numpy.typing import NDArray
 from scipy.spatial import Voronoi
 
-from tfseg.slides.synthetic_nuclei import EPITHELIUM, SPINDLE
+from tfseg.slides.synthetic_nuclei import DEBRIS, EPITHELIUM, SPINDLE
 from tfseg.slides.synthetic_plan import FIELD_UM, Layout, look_up, scattered, star
 
-GLASS, STROMA, ADIPOSE, BENIGN, LUMEN, NEST = range(6)
+GLASS, STROMA, ADIPOSE, BENIGN, LUMEN, NEST, NECROSIS = range(7)
 """What a shape is."""
 
 # Eosin, haematoxylin (1/102 optical density) and weight of the fibre pattern (0..255) of each fill.
@@ -31,6 +31,9 @@ FILL = {
     "nest 2": (34, 13, 20),
     "nest 3": (33, 15, 20),
     "blood": (74, 0, 30),
+    "necrotic": (47, 6, 45),
+    "necrotic pale": (34, 3, 35),
+    "necrotic dark": (57, 9, 30),
 }
 
 
@@ -155,9 +158,11 @@ def _along(ring: NDArray[np.float64], spacing: float, disorder: float, rng: np.r
     return points + rng.normal(size=points.shape) * disorder * spacing
 
 
-def lobules(plan: Layout, shapes: list[Shape], marks: list[Mark], rng: np.random.Generator) -> None:
+def lobules(
+    plan: Layout, shapes: list[Shape], marks: list[Mark], rng: np.random.Generator, crowding: float = 1.0
+) -> None:
     """Terminal duct lobular units: clusters of small regular acini in loose stroma."""
-    for center in places(plan, 520.0, 0.6, -170.0, rng):
+    for center in places(plan, 520.0 / crowding, 0.6, -170.0 / crowding, rng):
         if rng.random() < 0.3:
             _adenosis(plan, center, shapes, marks, rng)
             continue
@@ -183,9 +188,11 @@ def _adenosis(
         marks.append(_lining(enlarged(outline, 2.0).astype(np.float64), 26.0, rng))
 
 
-def ducts(plan: Layout, shapes: list[Shape], marks: list[Mark], rng: np.random.Generator) -> None:
+def ducts(
+    plan: Layout, shapes: list[Shape], marks: list[Mark], rng: np.random.Generator, crowding: float = 1.0
+) -> None:
     """Larger benign ducts, here and there with several layers of nuclei (usual hyperplasia)."""
-    for center in places(plan, 430.0, 0.35, -120.0, rng):
+    for center in places(plan, 430.0 / crowding, 0.35, -120.0 / crowding, rng):
         stretch = rng.uniform(1.0, 2.2)
         radius = min(rng.uniform(32, 80), _room(plan, center) / math.sqrt(stretch))
         _acinus(center, radius, shapes, marks, rng, stretch, max(0.25, 1 - rng.uniform(15, 30) / radius))
@@ -221,3 +228,42 @@ def vessels(plan: Layout, shapes: list[Shape], marks: list[Mark], rng: np.random
             red = star(tuple(cell), 2.9, rng, 0.03, points=10)
             shapes.append(Shape(red.astype(np.float32), LUMEN, FILL["blood"]))
         marks.append(_lining(enlarged(outline, 1.5).astype(np.float64), 18.0, rng))
+
+
+def necrosis(plan: Layout, grade: int, shapes: list[Shape], marks: list[Mark], rng: np.random.Generator) -> None:
+    """Dead tumour: from grade 2 in the depth of the foci, in grade 3 in the middle of large nests as well.
+
+    The deepest point of the tumour is dead in every such slide, so that no cohort is without necrosis.
+    """
+    if grade == 1:
+        return
+    row, column = np.unravel_index(int(plan.depth.argmax()), plan.depth.shape)
+    centers = [np.array([column + 0.5, row + 0.5]) * FIELD_UM]
+    if grade == 3:
+        others = scattered(420.0, plan.tumour.bounds, rng, 0.3)
+        others = others[(look_up(plan.depth, others, FIELD_UM) > 70) & (rng.random(len(others)) < 0.3)]
+        centers += list(others)
+    for center in centers:
+        depth = float(look_up(plan.depth, center[None], FIELD_UM)[0])
+        radius = min(depth * (0.35 if grade == 2 else 0.6), rng.uniform(90, 230))
+        _dead(star(tuple(center), radius, rng, 0.16, rng.uniform(1.0, 1.7), points=90), shapes, marks, rng)
+    nests = [shape.outline for shape in shapes if shape.code == NEST] if grade == 3 else []
+    for nest in nests:
+        middle = nest.mean(axis=0)
+        radius = float(np.linalg.norm(nest - middle, axis=1).min())
+        if radius > 42 and rng.random() < 0.3:
+            _dead(star(tuple(middle), radius * rng.uniform(0.4, 0.65), rng, 0.12, points=40), shapes, marks, rng)
+
+
+def _dead(outline: NDArray[np.float64], shapes: list[Shape], marks: list[Mark], rng: np.random.Generator) -> None:
+    """Pink debris with darker and paler clots, fragments and ghosts of nuclei."""
+    shapes.append(Shape(outline.astype(np.float32), NECROSIS, FILL["necrotic"]))
+    middle = outline.mean(axis=0)
+    core = shapely.Polygon(middle + (outline - middle) * 0.9).buffer(0)
+    clots = scattered(26.0, core.bounds, rng, 0.3)
+    for point in clots[shapely.contains_xy(core, clots)]:
+        fill = FILL["necrotic pale" if rng.random() < 0.55 else "necrotic dark"]
+        clot = star(tuple(point), rng.uniform(4, 13), rng, 0.2, rng.uniform(1.0, 2.0), points=20)
+        shapes.append(Shape(clot.astype(np.float32), NECROSIS, fill))
+    cells = scattered(7.5, (*outline.min(axis=0), *outline.max(axis=0)), rng, 0.35)
+    marks.append(Mark(cells[rng.random(len(cells)) < 0.5], DEBRIS, NECROSIS))

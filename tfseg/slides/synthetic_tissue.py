@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tfseg.slides.synthetic_nuclei import LYMPHOCYTE, SPINDLE, TUMOUR, Library, spindle_index
+from tfseg.slides.synthetic_nuclei import LYMPHOCYTE, SPINDLE, TUMOUR, Templates, spindle_index
 from tfseg.slides.synthetic_plan import FIELD_UM, Layout, layout, look_up, scattered, star
 from tfseg.slides.synthetic_structures import (
     FILL,
@@ -24,6 +24,7 @@ from tfseg.slides.synthetic_structures import (
     fat,
     gland,
     lobules,
+    necrosis,
     places,
     ring,
     vessels,
@@ -31,6 +32,9 @@ from tfseg.slides.synthetic_structures import (
 
 RASTER_UM = 2.0
 """Pixel size of :func:`raster`."""
+
+CROWDING = 1.7
+"""How much nearer to each other and to the tumour benign glands lie on slides of every class."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ GROWTH = {
 }
 
 NUCLEUS = np.dtype([("x", "f4"), ("y", "f4"), ("kind", "u1"), ("template", "u2")])
-"""One row of the nuclei table: centre, kind, index in the library's list of that kind."""
+"""One row of the nuclei table: centre, kind, index in the list of templates of that kind."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,25 @@ class Tissue:
     nuclei: NDArray[np.void]
 
 
-def grow(size_um: tuple[float, float], grade: int, nuclei: Library, rng: np.random.Generator) -> Tissue:
-    """Draws a slide: its layout, its structures and its nuclei."""
+def grow(
+    size_um: tuple[float, float], grade: int, nuclei: Templates, rng: np.random.Generator, every_class: bool = False
+) -> Tissue:
+    """Draws a slide: its layout, its structures and its nuclei.
+
+    With ``every_class`` benign glands are crowded and tumour of grade 2 and 3 is dead in its depth, so that each of six
+    classes has its share of a cohort.
+    """
     plan = layout(size_um, rng)
     shapes = [Shape(ring(part), STROMA, FILL["stroma"]) for part in plan.tissue.geoms]
     marks: list[Mark] = []
     shapes += fat(plan, rng)
-    for build in (vessels, lobules, ducts):
-        build(plan, shapes, marks, rng)
+    crowding = CROWDING if every_class else 1.0
+    vessels(plan, shapes, marks, rng)
+    lobules(plan, shapes, marks, rng, crowding)
+    ducts(plan, shapes, marks, rng, crowding)
     _nests(plan, grade, shapes, marks, rng)
+    if every_class:
+        necrosis(plan, grade, shapes, marks, rng)
     codes = raster(shapes, size_um)
     marks += _loose_cells(plan, grade, codes, rng)
     return Tissue(plan, grade, shapes, _table(marks, codes, nuclei, rng))
@@ -165,7 +179,9 @@ def _aggregate(center: NDArray[np.float64], rng: np.random.Generator) -> Mark:
     return Mark(cloud[rng.random(len(cloud)) < dense], LYMPHOCYTE, STROMA)
 
 
-def _table(marks: list[Mark], codes: NDArray[np.uint8], nuclei: Library, rng: np.random.Generator) -> NDArray[np.void]:
+def _table(
+    marks: list[Mark], codes: NDArray[np.uint8], nuclei: Templates, rng: np.random.Generator
+) -> NDArray[np.void]:
     """All nuclei that lie in what they belong to, with a template each, sorted by y."""
     tables = []
     for mark in marks:

@@ -90,6 +90,13 @@ def otsu_tissue(slide: Slide, size_px: int = 1024) -> NDArray[np.bool_]:
     return values > threshold
 
 
+def otsu_tissue_mask(slide: Slide, mpp: float = 8.0) -> TissueMask:
+    """Tissue by Otsu's threshold on the HSV saturation of the plane at ``mpp``; all False where it is of one colour."""
+    values = _saturation(slide.whole(mpp))
+    threshold, _ = cv2.threshold(values, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return TissueMask(values > threshold, mpp, slide.mpp, slide.size)
+
+
 def _saturation(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """HSV saturation 255 · (max - min) / max of uint8 RGB (h, w, 3), rounded: uint8 (h, w)."""
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1], dtype=np.uint8)

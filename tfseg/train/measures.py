@@ -1,4 +1,4 @@
-"""Keras metrics of the two H2G-Net stages. Undefined values are NaN, never 0."""
+"""Keras metrics that training logs. Undefined values are NaN, never 0."""
 
 from __future__ import annotations
 
@@ -62,3 +62,36 @@ class SlideDice(keras.metrics.Metric):
 
     def result(self) -> tf.Tensor:
         return self.total / self.count
+
+
+class MeanIoU(keras.metrics.Metric):
+    """Mean over classes of IoU = TP / (TP + FP + FN), of the most probable class, over all pixels since the reset.
+
+    Pixels labelled 255 do not count. A class that nobody annotated in these pixels (such as the class that stands for
+    "not annotated") is left out of the mean; what is wrongly called so still counts against the true class. NaN when
+    nothing is annotated.
+
+    Args:
+        num_classes: C.
+        name: column in the log.
+
+    Updated with labels (B, H, W), integers in 0..C-1 or 255, and probabilities (B, H, W, C).
+    """
+
+    def __init__(self, num_classes: int, name: str = "mean_iou"):
+        super().__init__(name=name)
+        self.num_classes = num_classes
+        # Whole numbers: a float32 sum of pixels stops to grow at 2^24.
+        self.counts = self.add_weight((num_classes, num_classes), "zeros", "int64", name="counts")
+
+    def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None) -> None:
+        known = tf.where(y_true != IGNORE)
+        truth = tf.gather_nd(tf.cast(y_true, tf.int64), known)
+        found = tf.gather_nd(tf.argmax(y_pred, -1), known)
+        self.counts.assign_add(tf.math.confusion_matrix(truth, found, self.num_classes, dtype=tf.int64))
+
+    def result(self) -> tf.Tensor:
+        counts = tf.cast(self.counts, tf.float64)
+        right, true, found = tf.linalg.diag_part(counts), tf.reduce_sum(counts, 1), tf.reduce_sum(counts, 0)
+        ious = tf.boolean_mask(right / (true + found - right), true > 0)
+        return tf.cast(tf.reduce_sum(ious) / tf.cast(tf.size(ious), tf.float64), tf.float32)

@@ -1,0 +1,271 @@
+"""Every pixel of a slide by a dense network: windows, blended where they overlap, to labels and probabilities on disk.
+
+A network is *dense* when it labels the pixels of a window of known µm/px (``ModelSpec.dense``): one field or several
+concentric ones go in, the probabilities of the pixels at their centre come out. Deep multi-magnification networks and
+the multi-level network are of this kind, and so is any U-Net on patches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfseg.infer.band_store import BandStore
+from tfseg.infer.blend import Blend
+from tfseg.infer.fields import to_bytes
+from tfseg.infer.predictors import Predictor
+from tfseg.infer.tiles import Streaming, predict_batches
+from tfseg.infer.windows import Border, DenseGrid, dense_grid, read_fields
+from tfseg.slides.base import Slide
+from tfseg.slides.tissue import TissueMask
+from tfseg.types import IGNORE, ClassSpec, ModelError, ModelSpec, SlideError
+
+ProgressCallback = Callable[[str, int, int], None]
+
+_DEFAULT_STREAMING = Streaming()
+_CHUNK_VALUES = 2**22
+"""Most probabilities that are turned into labels at once."""
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """How a dense network covers a slide, and how its probabilities become classes.
+
+    Attributes:
+        stride_px: output pixels between windows; fewer than the network's output make neighbours overlap, and they are
+            blended. None takes the network's own, without overlap as a rule.
+        border: what lies beyond the slide's edges: "zero" (black, as in DMMN), "white" or "reflect".
+        tissue: skip windows without tissue: "saturation" finds it as the cascades do, "otsu" by Otsu's threshold;
+            "none" skips nothing.
+        min_tissue: windows with no more than this fraction of tissue in what they output are skipped.
+        background: name of the class that skipped pixels get; None takes the class called "background", or class 0
+            where there is none.
+        threshold: a class is taken where it is the most probable of those that reach their threshold; this one holds
+            for all classes that ``thresholds`` does not name. 0 is the plain argmax.
+        thresholds: class name → threshold. Above 1, a class is never taken.
+        below: what pixels get where no class reaches its threshold: "background", or "ignore" (255, not annotated).
+    """
+
+    stride_px: int | None = None
+    border: Border = "zero"
+    tissue: Literal["none", "saturation", "otsu"] = "none"
+    min_tissue: float = 0.0
+    background: str | None = None
+    threshold: float = 0.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    below: Literal["background", "ignore"] = "background"
+
+
+@dataclass(frozen=True)
+class DenseResult:
+    """A slide's labels and, where asked for, probabilities, on disk.
+
+    Attributes:
+        grid: the pixels and the windows.
+        store: plane 0 holds class indices, planes 1 to C probabilities · 255, where they were asked for.
+        predicted: bool (rows, columns), the windows that were not skipped.
+        resumed: windows taken over from an interrupted run.
+        background: class of skipped pixels.
+    """
+
+    grid: DenseGrid
+    store: BandStore
+    predicted: NDArray[np.bool_]
+    resumed: int
+    background: int
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """All class indices, uint8 (H, W): for slides that fit into memory."""
+        return self.store.plane(0).rows(0, self.store.rows)
+
+
+def segment_dense(
+    slide: Slide,
+    predict: Predictor,
+    spec: ModelSpec,
+    options: DenseOptions | None = None,
+    *,
+    tissue: TissueMask | None = None,
+    probabilities: bool = False,
+    open_store: Callable[[bytes, int, int], BandStore] | None = None,
+    streaming: Streaming = _DEFAULT_STREAMING,
+    progress: ProgressCallback | None = None,
+) -> DenseResult:
+    """Labels every pixel of a slide.
+
+    Windows go through the network row by row. Where outputs overlap, a pixel's probabilities are Σ w·p / Σ w with the
+    weights of :func:`tfseg.infer.blend.taper`; rows that no later window reaches become labels and go to the store. So
+    memory is bounded by one row of windows, output height × slide width × C float32, and the result depends neither on
+    batch size nor on threads, beyond rounding inside the network. A store that holds the first rows already is gone on
+    with: windows that still reach into what is missing are computed again, in the same batches, and the result is the
+    same to the bit.
+
+    Args:
+        slide: what to label.
+        predict: the network: one float32 (B, H, W, 3) batch an input → (B, h, w, C).
+        spec: its spec.
+        options: how.
+        tissue: windows with no more than ``options.min_tissue`` of it are skipped; None skips none.
+        probabilities: also keep the probabilities.
+        open_store: from a key of all that decides about the result, width and planes to the store; None takes a
+            temporary file.
+        streaming: batches and threads.
+        progress: called with ("segment", windows done, windows in all).
+
+    Raises:
+        ModelError: the spec is not one of a dense network, or the network returns something else than it says.
+        SlideError: no tissue, or unreadable.
+        OutputError: the store cannot be written.
+    """
+    options = options or DenseOptions()
+    grid = dense_grid(slide, spec, options.stride_px)
+    rule = _Rule.of(spec.classes, options)
+    wanted = _wanted(slide, grid, tissue, options.min_tissue)
+    key = _key(grid, spec, options, wanted, probabilities)
+    planes = 1 + len(spec.classes) * probabilities
+    opener = open_store or (lambda key, width, planes: BandStore(None, key, width, planes))
+    store = opener(key, grid.pixels.width_px, planes)
+    first, done = grid.first_row_at(store.rows), store.rows
+    resumed = int(wanted[: first if done < grid.pixels.height_px else None].sum())
+    report, total = progress or (lambda stage, done, total: None), int(wanted.sum())
+    report("segment", resumed, total)
+    if done < grid.pixels.height_px:
+        blend = Blend(grid, len(spec.classes))
+        rows = _predicted_rows(slide, predict, spec, grid, wanted, first, options.border, streaming)
+        counted = resumed
+        with contextlib.closing(rows):
+            for row, windows in rows:
+                for column, values in windows:
+                    blend.add(row, column, values)
+                    counted += 1
+                    report("segment", counted, total)
+                end = grid.rows_done_after(row)
+                if end > store.rows:
+                    store.append(_bands(blend, row, store.rows, end, rule, probabilities))
+                blend.advance()
+    return DenseResult(grid, store, wanted, resumed, rule.background)
+
+
+def class_file_name(name: str) -> str:
+    """A class's name as part of a file name: letters, digits, dot and minus stay, anything else becomes "_"."""
+    return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How probabilities become a class: ``limits`` (C,) float32, ``background`` and ``below`` are class indices."""
+
+    limits: NDArray[np.float32]
+    background: int
+    below: int
+
+    @classmethod
+    def of(cls, classes: tuple[ClassSpec, ...], options: DenseOptions) -> _Rule:
+        names = [spec.name for spec in classes]
+        given = [*options.thresholds, *([options.background] if options.background is not None else [])]
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise ModelError(f"unknown class {unknown[0]!r}. The network's classes are: {', '.join(names)}.")
+        limits = np.array([options.thresholds.get(name, options.threshold) for name in names], np.float32)
+        name = options.background or "background"
+        background = names.index(name) if name in names else 0
+        return cls(limits, background, background if options.below == "background" else IGNORE)
+
+    def labels(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(…, C) to class indices (…)."""
+        if not (self.limits > 0).any():
+            return probabilities.argmax(axis=-1).astype(np.uint8)
+        reached = np.where(probabilities >= self.limits, probabilities, -1)
+        labels = reached.argmax(axis=-1).astype(np.uint8)
+        labels[reached.max(axis=-1) < 0] = self.below
+        return labels
+
+
+def _bands(blend: Blend, row: int, start: int, end: int, rule: _Rule, probabilities: bool) -> list[NDArray[np.uint8]]:
+    """Rows of pixels [start, end) of the row of windows ``row``: labels, and each class's probability · 255."""
+    top = blend.grid.corner(row, 0)[0]
+    width, classes = blend.sums.shape[1:]
+    bands = [np.empty((end - start, width), np.uint8) for _ in range(1 + classes * probabilities)]
+    count = max(1, _CHUNK_VALUES // (width * classes))
+    for first in range(start, end, count):
+        part = slice(first - top, min(end, first + count) - top)
+        total = blend.total[part]
+        skipped = total == 0
+        found = np.divide(blend.sums[part], np.where(skipped, np.float32(1), total)[..., None], dtype=np.float32)
+        found[skipped] = np.eye(classes, dtype=np.float32)[rule.background]
+        labels = rule.labels(found)
+        labels[skipped] = rule.background
+        target = slice(first - start, first - start + len(labels))
+        bands[0][target] = labels
+        for index, band in enumerate(bands[1:]):
+            band[target] = to_bytes(found[..., index])
+    return bands
+
+
+def _predicted_rows(
+    slide: Slide,
+    predict: Predictor,
+    spec: ModelSpec,
+    grid: DenseGrid,
+    wanted: NDArray[np.bool_],
+    first: int,
+    border: Border,
+    streaming: Streaming,
+) -> Generator[tuple[int, Iterator[tuple[int, NDArray[np.float32]]]], None, None]:
+    """(row, (column, probabilities (h, w, C)) …) of every row of windows from ``first`` on; all must be taken.
+
+    Batches end with their row, so that they hold the same windows wherever a run begins.
+    """
+    columns = [np.flatnonzero(row).tolist() for row in wanted]
+    size = streaming.batch_size
+    batches = (
+        [(row, column) for column in columns[row][start : start + size]]
+        for row in range(first, len(columns))
+        for start in range(0, len(columns[row]), size)
+    )
+    stream = predict_batches(
+        batches,
+        lambda batch: read_fields(slide, spec.inputs, [grid.centre(*cell) for cell in batch], border),
+        predict,
+        (*grid.output_px, len(spec.classes)),
+        streaming.readers,
+    )
+
+    def windows(row: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for start in range(0, len(columns[row]), size):
+            yield from zip(columns[row][start : start + size], next(stream), strict=True)
+
+    with contextlib.closing(stream):
+        for row in range(first, len(columns)):
+            yield row, windows(row)
+
+
+def _wanted(slide: Slide, grid: DenseGrid, tissue: TissueMask | None, min_tissue: float) -> NDArray[np.bool_]:
+    """Which windows are predicted, bool (rows, columns)."""
+    rows, columns = grid.shape
+    if tissue is None:
+        return np.ones((rows, columns), bool)
+    fractions = np.array([[tissue.fraction(grid.bounds(r, c)) for c in range(columns)] for r in range(rows)])
+    if not (fractions > min_tissue).any():
+        raise SlideError(
+            f"{slide.path or slide.name}: no tissue: none of {rows} × {columns} windows has more than {min_tissue:.0%} "
+            f"of it; the fullest has {fractions.max():.1%}. Check the slide, lower --min-tissue, or segment all of it "
+            "(--tissue none)."
+        )
+    return fractions > min_tissue
+
+
+def _key(
+    grid: DenseGrid, spec: ModelSpec, options: DenseOptions, wanted: NDArray[np.bool_], probabilities: bool
+) -> bytes:
+    """Changes with all that decides about the pixels but slide file and weights, which the caller knows."""
+    content = [1, asdict(grid), {**spec.to_dict(), "provenance": None}, asdict(options), probabilities]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode() + np.packbits(wanted).tobytes()).digest()

@@ -1,0 +1,75 @@
+"""One slide through a dense network: tissue where it is wanted, windows, labels."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tfseg.infer.band_store import BandStore
+from tfseg.infer.dense import DenseResult, segment_dense
+from tfseg.infer.job import Job, SegmentOptions
+from tfseg.infer.networks import DenseModel
+from tfseg.infer.overlay import thumbnail
+from tfseg.infer.segmentation import DenseSegmentation
+from tfseg.infer.slide import ProgressCallback
+from tfseg.infer.summary import content_hash, describe_dense, describe_windows
+from tfseg.slides.base import Slide
+from tfseg.slides.tissue import TissueMask, otsu_tissue_mask, tissue_mask
+
+
+class DenseJob(Job):
+    """Segments one slide by a dense network."""
+
+    state_suffix = ".dense"
+
+    def __init__(
+        self, source: str | Path | Slide, model: DenseModel, out: Path, options: SegmentOptions, name: str | None
+    ) -> None:
+        self._model = model
+        self._result: DenseResult | None = None
+        super().__init__(source, model.identity, out, options, name, {"dense": asdict(options.dense)})
+
+    def _analysed(self, progress: ProgressCallback) -> DenseSegmentation:
+        progress("tissue", 0, 0)
+        tissue = self._timed("tissue", self._tissue)
+        # The picture is read while the network runs.
+        with ThreadPoolExecutor(1, "tfseg-look") as pool:
+            picture = pool.submit(thumbnail, self._slide)
+            self._result = self._timed("segment", self._segmented, tissue, progress)
+            return DenseSegmentation(self._slide, self._model.classes, tissue, picture.result(), self._result)
+
+    def _segmented(self, tissue: TissueMask | None, progress: ProgressCallback) -> DenseResult:
+        options, network = self._options, self._model.network
+
+        def opened(key: bytes, width: int, planes: int) -> BandStore:
+            identity = content_hash([key.hex(), self._identity, network.identity])
+            return BandStore(self._state, bytes.fromhex(identity), width, planes)
+
+        return segment_dense(
+            self._slide,
+            network.predict,
+            network.spec,
+            options.dense,
+            tissue=tissue if options.dense.tissue != "none" else None,
+            probabilities=options.outputs.probability,
+            open_store=opened,
+            streaming=options.streaming,
+            progress=progress,
+        )
+
+    def _described(self) -> dict[str, Any]:
+        assert self._result is not None
+        return {"model": describe_dense(self._model), "grid": describe_windows(self._result)}
+
+    def _release(self) -> None:
+        if self._result is not None:
+            self._result.store.close()
+
+    def _tissue(self) -> TissueMask | None:
+        """None where neither the windows nor the mask ask for it."""
+        kind = self._options.dense.tissue
+        if kind == "none" and not self._options.outputs.tissue_only:
+            return None
+        return self._with_tissue(otsu_tissue_mask(self._slide) if kind == "otsu" else tissue_mask(self._slide))
