@@ -55,6 +55,12 @@ _SPELLINGS = {
 }
 """What the six regions of breast tissue are called in annotations."""
 
+_CLUBBED = (
+    "dcis", "tubules", "blood vessel", "blood vessels", "lymph", "lymphocytes", "skin", "squamous epithelium", "fold",
+    "folds", "artifact", "artifacts", "artefact", "artefacts", "bad region", "other",
+)  # fmt: skip
+"""What else the multi-level paper clubs into "others"."""
+
 _NOT_ANNOTATED = {"not annotated": IGNORE, "ignore": IGNORE, "ignore*": IGNORE, "exclude": IGNORE, "region*": SKIP}
 
 
@@ -108,8 +114,8 @@ class ClassTable:
         carcinoma in situ, folds and bad regions in it. What is not drawn is not annotated.
         """
         regions = {"background": 0, "stroma": 0, "adipose": 0, "carcinoma": 1, "benign epithelial": 2, "necrotic": 2}
-        others = ("dcis", "blood vessel", "blood vessels", "lymph", "skin", "fold", "folds", "artifacts", "bad region")
-        return _of_regions(MULTI_LEVEL_CLASSES, regions, {"normal": 0, **dict.fromkeys(others, 2)})
+        normal = dict.fromkeys(("normal", "normal tissue"), 0)
+        return _of_regions(MULTI_LEVEL_CLASSES, regions, {**normal, **dict.fromkeys(_CLUBBED, 2)})
 
     @classmethod
     def cd_unet(cls, rest: int = IGNORE) -> ClassTable:

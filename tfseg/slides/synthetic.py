@@ -233,9 +233,9 @@ def make_cohort(
     kind = Recipe(size_px, mpp, annotation=annotation, unannotated=unannotated)
     if not stains:
         raise CohortError(f"stains must name at least one of {STAINS + IHC_STAINS}.")
-    jobs = _jobs(counts, kind, seed, tuple(stains))
-    for _, recipe, _ in jobs:
+    for recipe in (kind, *(replace(kind, stain=stain) for stain in stains)):
         recipe.check()
+    jobs = _jobs(counts, kind, seed, stains)
     for manifest in ("cohort.csv", "truth.csv"):
         (folder / manifest).unlink(missing_ok=True)
     if workers == 1:
@@ -265,10 +265,11 @@ def _jobs(counts: Mapping[str, int], kind: Recipe, seed: int, stains: Sequence[s
     stains, scanners = rng.permutation(stains).tolist(), rng.permutation(SCANNERS).tolist()
     jobs = []
     for place, (split, number) in enumerate(counts.items()):
+        step = number + (number % len(stains) == 0)  # each grade begins with another stain
         for grade in GRADES:
             for index in range(number):
                 name = f"{split}-grade{grade}-{index + 1:02d}"
-                turn = index + 4 * grade + place
+                turn = index + step * grade + place
                 stain = stains[turn % len(stains)]
                 scanner = scanners[(turn + grade + place + index // len(stains)) % len(scanners)]
                 own = (seed, zlib.crc32(name.encode()))
