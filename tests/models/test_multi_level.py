@@ -119,11 +119,3 @@ def test_encoders_have_weights_of_their_own(model):
 def test_fields_that_do_not_fit_are_named(mpps, message):
     with pytest.raises(ModelError, match=message):
         multi_level(**{**TINY, "mpps": mpps})
-
-
-@pytest.mark.slow
-def test_parameters_at_the_papers_settings():
-    model = multi_level()
-    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    assert (model.count_params(), trainable) == (50_840_121, 50_582_905)
-    assert model.get_layer("enc_context").count_params() == model.get_layer("enc_target").count_params() == 17_673_816

@@ -12,9 +12,10 @@ import toy
 
 from tfseg import models
 from tfseg.data.augment import PatchAugment
-from tfseg.train.classifier import ClassifierSettings, fingerprint, train_classifier
+from tfseg.train.classifier import ClassifierSettings, train_classifier
 from tfseg.train.clustering import ClusterSettings
 from tfseg.train.fit import TrainConfig
+from tfseg.train.stage import fingerprint
 from tfseg.types import CohortError, TfsegError
 
 SETTINGS = ClassifierSettings(

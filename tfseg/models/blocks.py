@@ -139,7 +139,8 @@ def load_trunk_weights(
         except Exception as error:  # Keras raises a bare Exception where the download fails
             raise ModelError(
                 f"the ImageNet weights of {network.__name__} cannot be had: {error}. Without a network, give the path "
-                "of a .weights.h5 file without top (--classifier.weights, --classifier.clustering.weights), or None."
+                "of a .weights.h5 file without top as weights (H2G-Net: --classifier.weights, "
+                "--classifier.clustering.weights), or None."
             ) from error
         trunk.set_weights(pretrained.get_weights())
         return

@@ -190,10 +190,8 @@ def _atrous(layer: layers.Layer, shallow: bool) -> dict[str, Any]:
     if isinstance(layer, layers.ZeroPadding2D):
         return {**config, "padding": 0}
     config = _padded(config)
-    if "strides" not in config:
-        return config
-    if tuple(config["strides"]) != (1, 1):
+    if any(stride > 1 for stride in config.get("strides", ())):
         return {**config, "strides": (1, 1)}
-    return (
-        {**config, "dilation_rate": (2, 2)} if "dilation_rate" in config and max(config["kernel_size"]) > 1 else config
-    )
+    if "dilation_rate" in config and max(config["kernel_size"]) > 1:
+        return {**config, "dilation_rate": (2, 2)}
+    return config

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 from tfseg import models
@@ -18,20 +14,15 @@ from tfseg.data.augment import PatchAugment
 from tfseg.data.index import PatchIndex
 from tfseg.data.pipeline import patch_dataset, validation_dataset
 from tfseg.data.sampling import HierarchicalSampler
-from tfseg.files import write_json
 from tfseg.losses import ClusterWeightedCrossentropy
-from tfseg.metrics.pixel import confusion
-from tfseg.metrics.plots import confusion_plot
 from tfseg.train.clustering import ClusterSettings, fitted_clustering
 from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
 from tfseg.train.measures import ClassRecall
-from tfseg.train.run_config import plain
+from tfseg.train.stage import VALIDATION_SEED, fingerprint, finish
 from tfseg.train.step import Metrics, Objective, output_loss
 from tfseg.types import ClassSpec, CohortError, ModelSpec
 
 OUTPUT = "probabilities"
-_VALIDATION_SEED = 104_729
-"""Added to the seed for the validation draws, so that they are others than the training draws."""
 
 
 @dataclass(frozen=True)
@@ -124,23 +115,8 @@ def train_classifier(index: PatchIndex, out: str | Path, settings: ClassifierSet
         {"settings": {**asdict(settings), "train": None}, "index": {**asdict(index.config), "patches": data}},
     )
     spec = models.describe(model, settings.architecture, arguments, index.config.mpp, index.classes)
-    spec = dataclasses.replace(spec, provenance=plain(result.provenance(config.seed)))
-    counts_file = run_folder / "confusion.json"
-    if (out / "config.json").is_file() and ModelSpec.load(out) == spec:
-        counts = np.array(json.loads(counts_file.read_text(encoding="utf-8"))["patches"])
-        return ClassifierResult(out, spec, result, counts)
-    counts = _confusion(model, validation_data, len(index.classes))
-    confusion_plot(counts, [spec.name for spec in index.classes], run_folder / "confusion.png", "patches")
-    write_json(counts_file, {"rows": "annotated", "patches": counts.tolist()})
-    models.save(model, spec, out)
+    spec, counts = finish(model, spec, out, result, validation_data, config.seed, "patches")
     return ClassifierResult(out, spec, result, counts)
-
-
-def fingerprint(table: pd.DataFrame) -> str:
-    """Hash of a patch index; tells whether it is the same data, wherever the slides lie."""
-    table = table.drop(columns="slide")
-    hashes = pd.util.hash_pandas_object(table.astype(str), index=False).to_numpy()
-    return hashlib.sha256(",".join(table.columns).encode() + hashes.tobytes()).hexdigest()[:16]
 
 
 def _metrics(classes: tuple[ClassSpec, ...]) -> Metrics:
@@ -176,15 +152,6 @@ def _validation(index: PatchIndex, settings: ClassifierSettings) -> tf.data.Data
     """``validation_steps`` batches drawn as in training, or every patch once where that is None."""
     steps, sampler = settings.train.validation_steps, None
     if steps is not None:
-        sampler = HierarchicalSampler(index.table, settings.sampling, settings.train.seed + _VALIDATION_SEED)
+        sampler = HierarchicalSampler(index.table, settings.sampling, settings.train.seed + VALIDATION_SEED)
     options = {"threads": settings.threads, "num_classes": len(index.classes)}
     return validation_dataset(index, settings.batch_size, sampler=sampler, steps=steps, **options)
-
-
-def _confusion(model: keras.Model, batches: tf.data.Dataset, num_classes: int) -> np.ndarray:
-    """Counts (C, C) of annotated (rows) and predicted (columns) classes."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    for inputs, targets in batches:
-        found = np.asarray(model.predict_on_batch(inputs)[OUTPUT]).argmax(-1)
-        counts += confusion(targets[OUTPUT].numpy().argmax(-1), found, num_classes)
-    return counts
