@@ -20,28 +20,23 @@ Mob-PW-UNet, 0.872 ± 0.092 for Mob-PW, 0.874 ± 0.128 for UNet-LR. Not yet run 
 """
 
 import dataclasses
-import sys
-import time
+import functools
 from pathlib import Path
 from typing import Literal
 
-import keras
-import tyro
 from tyro.conf import Positional
 
+from tfseg.comparison import compare, run_script
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import IndexConfig, PatchIndex, build_index
 from tfseg.demo import small_settings
-from tfseg.evaluation import evaluate_cohort
 from tfseg.files import write_json
-from tfseg.infer.cascade import SegmentOptions, segment_slides
-from tfseg.slides.base import open_slide
 from tfseg.slides.class_table import ClassTable
 from tfseg.train.cascade import train_cascade
 from tfseg.train.classifier import ClassifierSettings
 from tfseg.train.clustering import ClusterSettings
 from tfseg.train.refinement import RefinementSettings
-from tfseg.types import CascadeSpec, TfsegError
+from tfseg.types import CascadeSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,20 +109,11 @@ def main(
         "mobilenetv2_classifier": classifier.weights,
         "inceptionv3_classifier": None if quick else inception_weights,
     }
-    folders, seconds = {}, {}
-    for name in designs:
-        start = time.perf_counter()
-        print(f"== {name}", flush=True)
-        model = train(name, slides, patches, out, classifier, refinement, weights, workers)
-        rows, folder = test.rows(), out / "segmentations" / name
-        sources = [open_slide(row.slide, mpp=row.mpp) for row in rows]
-        report = segment_slides(sources, model, folder, SegmentOptions(), names=[row.slide_name for row in rows])
-        report.raise_failures()
-        folders[name], seconds[name] = folder, round(time.perf_counter() - start, 1)
-        keras.utils.clear_session()  # nine designs' graphs would fill the memory
-    evaluate_cohort(test, folders, out / "scores", by, classes, baselines=("Otsu",))
-    write_json(out / "seconds.json", seconds)
-    print((out / "scores" / "summary.md").read_text(encoding="utf-8"))
+    designs_of = {
+        name: functools.partial(train, name, slides, patches, out, classifier, refinement, weights, workers)
+        for name in designs
+    }
+    compare(test, designs_of, out, by, classes, baselines=("Otsu",))
 
 
 def train(
@@ -191,9 +177,4 @@ def shrink(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main, config=(tyro.conf.AvoidSubcommands,), description=__doc__)
-    except TfsegError as error:
-        sys.exit(f"h2g_net: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script(main, __doc__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,16 +12,20 @@ from PIL import Image
 
 from tfseg.slides.base import open_slide
 from tfseg.slides.synthetic import make_cohort
+from tfseg.types import ModelSpec
 
-SCRIPT = Path(__file__).parents[1] / "pipelines" / "h2g_net.py"
+
+def load(name: str):
+    """The pipeline's script as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "pipelines" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def h2g_net():
-    spec = importlib.util.spec_from_file_location("h2g_net", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("h2g_net")
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +75,50 @@ def test_a_design_is_what_the_paper_says(h2g_net):
     assert len(designs) == 9
     assert designs["Mob-KM-PW"].clustering and not designs["Mob-PW-UNet"].clustering
     assert {d.refinement for d in designs.values()} == {None, "unet_lr", "unet", "agunet", "dagunet", "doubleunet"}
+
+
+@pytest.fixture(scope="module")
+def tissue_types(tmp_path_factory):
+    """Six classes in part, H&E and IHC; of the slides for testing one is kept."""
+    folder = tmp_path_factory.mktemp("tissue_types")
+    slides = {"train": 1, "val": 1, "test": 1}
+    options = {"annotation": "multiclass", "unannotated": 0.0, "stains": ("A", "ER")}
+    path = make_cohort(folder, slides, size_px=1024, mpp=1.0, workers=1, **options)
+    table = pd.read_csv(path)
+    keep = (table.split != "test") | ~table.split.duplicated()
+    table[keep].to_csv(path, index=False)
+    return path
+
+
+def test_six_systems_and_two_more_from_manifest_to_table(tissue_types, tmp_path, capsys):
+    dmmn = load("dmmn")
+    out, designs = tmp_path / "run", tuple(dmmn.DESIGNS)
+    assert designs[:6] == ("SegNet", "U-Net", "DMMN-S2", "DMMN-MS", "DMMN-M2S", "DMMN-M3")
+    dmmn.main(tissue_types, out=out, quick=True, workers=1, designs=designs)
+    classes = pd.read_csv(out / "scores" / "classes.csv")
+    assert list(classes.design.unique()) == list(designs)
+    assert {"iou", "recall", "precision"} <= set(classes.columns)
+    balance = pd.read_csv(out / "index" / "class_balance.csv").set_index(["split", "class"])
+    assert balance.loc[("train", "all"), "windows after"] > balance.loc[("train", "all"), "windows before"]
+    m3, hooknet = (ModelSpec.load(out / "designs" / name) for name in ("DMMN-M3", "HookNet"))
+    assert [one.name for one in m3.inputs] == ["image_5x", "image_2.5x", "image_1.25x"]
+    assert hooknet.output_px == (110, 110) and hooknet.inputs[0].size_px == (156, 156)
+    for name in designs:
+        assert (out / "designs" / name / "model.onnx").is_file()
+        assert (out / "scores" / name / "confusion.png").is_file()
+    capsys.readouterr()
+    dmmn.main(tissue_types, out=out, quick=True, workers=1, designs=("DMMN-M3",))
+    assert "epoch 1/1" not in capsys.readouterr().out, "finished networks are taken as they are"
+
+
+def test_with_and_without_the_colour_segment(tissue_types, tmp_path):
+    cd_unet = load("cd_unet")
+    out = tmp_path / "run"
+    cd_unet.main(tissue_types, out=out, quick=True, workers=1)
+    classes = pd.read_csv(out / "scores" / "classes.csv")
+    assert list(classes.design.unique()) == ["UNET", "CD-UNET"]
+    assert list(classes["class"].unique()) == ["background", "tumour", "tissue", "necrosis", "mean"]
+    assert "## By stain" in (out / "scores" / "summary.md").read_text(encoding="utf-8")
+    run = json.loads((out / "designs" / "CD-UNET" / "training" / "run.json").read_text())["config"]
+    assert run["settings"]["loss"]["class_rule"] == "median_frequency"
+    assert run["optimizer"]["class"] == "CoupledSGD" and run["optimizer"]["momentum"] == 0.9

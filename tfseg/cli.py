@@ -99,11 +99,36 @@ def _train() -> Command:
         import tensorflow  # noqa: F401
 
     from tfseg.data.cohort import Cohort
-    from tfseg.data.index import PatchIndex
+    from tfseg.data.index import DenseIndexConfig, PatchIndex
+    from tfseg.export.onnx import export_onnx
     from tfseg.train.cascade import train_cascade
     from tfseg.train.classifier import ClassifierSettings
     from tfseg.train.clustering import ClusterSettings
     from tfseg.train.refinement import RefinementSettings
+    from tfseg.train.segmentation import SegmentationSettings, train_segmentation
+
+    def dense(index: PatchIndex, out: Path, settings: SegmentationSettings) -> Path:
+        train_segmentation(index, out / "model", settings)
+        export_onnx(out / "model")
+        return out / "model"
+
+    def cascade(
+        cohort: Cohort,
+        index: PatchIndex,
+        out: Path,
+        stages: str,
+        first: ClassifierSettings,
+        second: RefinementSettings,
+        name: str,
+        workers: int,
+    ) -> Path:
+        if stages == "refinement" and second.architecture != "unet_lr":
+            raise ModelError(
+                f"--stages refinement trains a network without heatmaps; {second.architecture} needs them. "
+                "Give --refinement.architecture unet_lr, or train both stages."
+            )
+        one, two = None if stages == "refinement" else first, None if stages == "classifier" else second
+        return train_cascade(cohort, index, out, one, two, name=name, workers=workers)
 
     def train(
         cohort: Positional[Path],
@@ -115,44 +140,46 @@ def _train() -> Command:
         augment: bool = True,
         classifier: ClassifierSettings = ClassifierSettings(clustering=ClusterSettings()),  # noqa: B008
         refinement: RefinementSettings = RefinementSettings(),  # noqa: B008
+        segmentation: SegmentationSettings = SegmentationSettings(),  # noqa: B008
         name: str = "h2g_net",
         workers: int = 2,
     ) -> None:
-        """Trains the patch classifier and the refinement network; writes the folder that `tfseg segment` takes.
+        """Trains networks; writes the folder that `tfseg segment` takes.
 
-        Settings default to the H2G-Net paper's. Run again after a stop: it goes on at the last saved step.
+        On an index of patches: the classifier and the refinement network, with the settings of the H2G-Net paper. On an
+        index of windows (`tfseg index --kind dense`): a dense network, with the settings of the DMMN paper. Run again
+        after a stop: it goes on at the last saved step.
 
         Args:
             cohort: manifest CSV, the one that was indexed.
             index: folder that `tfseg index` wrote.
-            out: run folder: classifier/, heatmaps/, refinement/ and model/.
+            out: run folder: classifier/, heatmaps/, refinement/ and model/; of a dense network model/ alone.
             stages: "classifier" stops after stage one; "refinement" trains a network that sees the whole slide alone
                 (give --refinement.architecture unet_lr).
             clustering: weigh the classifier's loss by clusters of tissue (k-means on features of the patches).
-            augment: augment patches and slides.
+            augment: augment patches, slides and windows.
             classifier: stage one.
             refinement: stage two.
+            segmentation: the dense network.
             name: of the cascade.
             workers: slides at a time, for heatmaps.
         """
-        first = dataclasses.replace(classifier, clustering=classifier.clustering if clustering else None)
-        second = refinement
-        if not augment:
-            first, second = dataclasses.replace(first, augment=None), dataclasses.replace(second, augment=None)
-        if stages == "refinement" and refinement.architecture != "unet_lr":
-            raise ModelError(
-                f"--stages refinement trains a network without heatmaps; {refinement.architecture} needs them. "
-                "Give --refinement.architecture unet_lr, or train both stages."
-            )
-        model = train_cascade(
-            Cohort.read(cohort),
-            PatchIndex.load(index),
-            out,
-            None if stages == "refinement" else first,
-            None if stages == "classifier" else second,
-            name=name,
-            workers=workers,
-        )
+        slides, patches = Cohort.read(cohort), PatchIndex.load(index)
+        stage_options = classifier, refinement, stages, clustering
+        if isinstance(patches.config, DenseIndexConfig):
+            if stage_options != (ClassifierSettings(clustering=ClusterSettings()), RefinementSettings(), "both", False):
+                raise ModelError(
+                    f"{index} holds windows of a dense network, which takes --segmentation.… and no stages."
+                )
+            model = dense(patches, out, segmentation if augment else dataclasses.replace(segmentation, augment="none"))
+        else:
+            if segmentation != SegmentationSettings():
+                raise ModelError(f"--segmentation.… is for dense networks; {index} holds patches of a classifier.")
+            first = dataclasses.replace(classifier, clustering=classifier.clustering if clustering else None)
+            second = refinement
+            if not augment:
+                first, second = dataclasses.replace(first, augment=None), dataclasses.replace(second, augment=None)
+            model = cascade(slides, patches, out, stages, first, second, name, workers)
         print(f"model: {model}  (tfseg segment SLIDE --model {model} --out DIR)")
 
     return train
@@ -323,7 +350,7 @@ def _demo() -> Command:
 
 COMMANDS: dict[str, tuple[str, Callable[[], Command]]] = {
     "index": ("find tissue, tile it, label patches", _index),
-    "train": ("train classifier and refinement network", _train),
+    "train": ("train classifier and refinement network, or a dense network", _train),
     "segment": ("segment whole slides", _segment),
     "evaluate": ("compare segmentations with annotations", _evaluate),
     "export": ("write ONNX and FAST text pipelines", _export),

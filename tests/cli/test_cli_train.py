@@ -1,4 +1,4 @@
-"""``tfseg train`` when something is wrong or Ctrl-C comes. What training itself does is tested in tests/train."""
+"""``tfseg train`` of a dense network; when something is wrong; Ctrl-C. Training itself is tested in tests/train."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from command_line import PATCHES, TUMOUR_BOX, files
+from dense_cohort import write_cohort
 from fake_networks import slide_file
 from small_cohort import write_annotation
 
@@ -66,3 +67,37 @@ def test_ctrl_c(tfseg, cohort, tmp_path, monkeypatch):
     left = files(tmp_path / "run")
     assert "classifier/training/last.npz" in left
     assert not [path for path in left if ".partial" in path or path.endswith((".keras", ".onnx", "config.json"))]
+
+
+CARCINOMA = [("carcinoma", (128, 128, 192, 192)), ("stroma", (192, 128, 256, 192))]
+DENSE = (
+    (
+        "--architecture plain_unet --widths 2 4 --batch-size 2 --threads 1 --optimizer.kind adam --loss.dice 0.5 "
+        "--train.epochs 1 --train.steps-per-epoch 1 --train.validation-steps 1"
+    )
+    .replace("--", "--segmentation.")
+    .split()
+)
+
+
+def test_dense_network_from_index_to_model(tfseg, fails, tmp_path):
+    cohort = write_cohort(tmp_path, [("train", CARCINOMA), ("val", CARCINOMA)])
+    classes = tmp_path / "classes.json"
+    classes.write_text(
+        '{"classes": [{"name": "carcinoma", "color": [9, 0, 0]}, {"name": "stroma", "color": [0, 9, 0]}]}'
+    )
+    window = ("--kind", "dense", "--dense.target-px", "32", "--dense.stride-px", "32", "--workers", "1")
+    assert tfseg("index", cohort, "--out", tmp_path / "index", *window, "--classes", classes).code == 0
+    command = ("train", cohort, "--index", tmp_path / "index", "--out", tmp_path / "run")
+    fails((*command, "--stages", "classifier"), "windows of a dense network", "--segmentation.…")
+    fails((*command, "--segmentation.size-px", "48"), "divisible by")
+    fails((*command, *DENSE, "--segmentation.ratio", "fat", "1"), "no row of 'fat'")
+    assert not (tmp_path / "run").exists()
+    found = tfseg(*command, *DENSE, "--no-augment")
+    assert found.code == 0, found.err
+    assert f"tfseg segment SLIDE --model {tmp_path / 'run/model'}" in found.out
+    assert {"config.json", "model.keras", "model.onnx", "training/confusion.csv"} <= set(files(tmp_path / "run/model"))
+
+
+def test_dense_options_on_patches(fails, cohort):
+    fails((*cohort(train=TUMOUR_BOX), "--segmentation.batch-size", "2"), "--segmentation.… is for dense networks")

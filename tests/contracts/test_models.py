@@ -16,6 +16,7 @@ import tensorflow as tf
 import tiny_encoder
 from skimage.data import immunohistochemistry
 
+import tfseg
 from tfseg.export.onnx import OPSETS, PARITY, convert
 from tfseg.files import write_json
 from tfseg.models import MODELS, build, describe, load, save
@@ -213,7 +214,15 @@ def test_jax_gives_the_probabilities_of_tensorflow(network, tmp_path):
         for part, variables in (("trained", model.trainable_variables), ("other", model.non_trainable_variables)):
             np.savez(tmp_path / name / part, *(np.asarray(variable) for variable in variables))
         np.savez(tmp_path / name / "inputs", **batch(model))
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    paths = os.pathsep.join([str(Path(tfseg.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    quick = "--xla_backend_optimization_level=0"
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": quick,
+        "PYTHONPATH": paths,
+    }
     script = Path(__file__).with_name("jax_forward.py")
     result = subprocess.run([sys.executable, script, tmp_path], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -1,10 +1,11 @@
-"""Picture of what the clusters hold."""
+"""Pictures of what the clusters hold, and of the steps of iterative training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -33,3 +34,37 @@ def write_montage(path: Path, thumbnails: np.ndarray, clusters: np.ndarray, titl
         row[0].set_ylabel(titles[cluster], rotation=0, ha="right", va="center", fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def steps_plot(table: pd.DataFrame, path: Path) -> None:
+    """Draws what :func:`tfseg.train.self_training.self_train` tells of its steps.
+
+    Args:
+        table: steps.csv.
+        path: .png to write.
+    """
+    figure = Figure(figsize=(max(5.0, 1.2 + len(table)), 6.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True)
+    places = np.arange(len(table))
+    for column, label in (("labelled_tissue", "of tissue"), ("labelled", "of all")):
+        above.plot(places, 100 * table[column], marker="o", label=label)
+    above.set(ylabel="labelled pixels, %", ylim=(0, 102))
+    above.legend()
+    for column in (name for name in table.columns if name.startswith("iou ")):
+        mean = column == "iou mean"
+        style = {"color": "black", "linewidth": 2.5} if mean else {"linewidth": 1.0, "marker": "."}
+        below.plot(places, table[column], label=column.removeprefix("iou "), **style)
+    below.set(ylabel="IoU, validation, manual labels", ylim=(0, 1), xticks=places)
+    below.set_xticklabels(_step_labels(table), fontsize="small")
+    below.legend(fontsize="small")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _step_labels(table: pd.DataFrame) -> list[str]:
+    """Name of each step, with its threshold where it has one."""
+    found = zip(table["step"], table["threshold"], strict=True)
+    return [name if np.isnan(threshold) else f"{name}\np ≥ {threshold:g}" for name, threshold in found]
