@@ -170,7 +170,11 @@ def test_terms_of_several_outputs(index):
     [
         ({"validation_split": "test"}, CohortError, "no patches in split 'test'"),
         ({"architecture": "dmmn"}, ModelError, "unknown 'dmmn'"),
-        ({"architecture": "mobilenetv2_classifier", "mpps": (), "widths": ()}, ModelError, "no dense network"),
+        (
+            {"architecture": "mobilenetv2_classifier", "arguments": {"alpha": 0.1}, "mpps": (), "widths": ()},
+            ModelError,
+            "no dense network",
+        ),
         ({"architecture": "plain_unet"}, ModelError, "has one field"),
         ({"size_px": 64}, ModelError, "64×64 px of 1 µm, the index's windows are 32 px of 1 µm.*--dense.target-px 64"),
         ({"mpps": (0.5, 1.0), "size_px": 32}, ModelError, "32×32 px of 0.5 µm"),
