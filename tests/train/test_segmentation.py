@@ -202,7 +202,7 @@ def test_a_class_that_nobody_annotated_and_an_index_of_patches(index, tmp_path):
 
 def test_fields_follow_the_index(index):
     """Without mpps the ratios are the paper's, from the index's µm/px on; a coarser network covers the same field."""
-    _, spec = segmentation._network(index, changed(architecture="dmmn_s2", mpps=()))
+    _, spec = segmentation._network(index, changed(architecture="dmmn_s2", mpps=(), widths=(2, 4, 4)))
     assert [one.mpp for one in spec.inputs] == [1.0, 2.0, 4.0]
     _, spec = segmentation._network(index, changed(architecture="plain_unet", mpps=(), mpp=2.0))
     assert (spec.output_px, spec.output_mpp) == ((16, 16), 2.0)
