@@ -94,7 +94,7 @@ def train_dense(
         ``folder``.
     """
     rates = read_rates(settings.elastic, classes) if settings.elastic else None
-    index = build_index(cohort, config, index_folder, classes=classes, workers=workers, progress=False)
+    index = build_index(cohort, config, index_folder, classes=classes, workers=workers)
     if rates is not None:
         write_balance(index, expand(index, *rates), index_folder)
     train_segmentation(index, folder, settings)

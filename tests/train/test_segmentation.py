@@ -170,7 +170,11 @@ def test_terms_of_several_outputs(index):
     [
         ({"validation_split": "test"}, CohortError, "no patches in split 'test'"),
         ({"architecture": "dmmn"}, ModelError, "unknown 'dmmn'"),
-        ({"architecture": "mobilenetv2_classifier", "mpps": (), "widths": ()}, ModelError, "no dense network"),
+        (
+            {"architecture": "mobilenetv2_classifier", "arguments": {"alpha": 0.1}, "mpps": (), "widths": ()},
+            ModelError,
+            "no dense network",
+        ),
         ({"architecture": "plain_unet"}, ModelError, "has one field"),
         ({"size_px": 64}, ModelError, "64×64 px of 1 µm, the index's windows are 32 px of 1 µm.*--dense.target-px 64"),
         ({"mpps": (0.5, 1.0), "size_px": 32}, ModelError, "32×32 px of 0.5 µm"),
@@ -198,7 +202,7 @@ def test_a_class_that_nobody_annotated_and_an_index_of_patches(index, tmp_path):
 
 def test_fields_follow_the_index(index):
     """Without mpps the ratios are the paper's, from the index's µm/px on; a coarser network covers the same field."""
-    _, spec = segmentation._network(index, changed(architecture="dmmn_s2", mpps=()))
+    _, spec = segmentation._network(index, changed(architecture="dmmn_s2", mpps=(), widths=(2, 4, 4)))
     assert [one.mpp for one in spec.inputs] == [1.0, 2.0, 4.0]
     _, spec = segmentation._network(index, changed(architecture="plain_unet", mpps=(), mpp=2.0))
     assert (spec.output_px, spec.output_mpp) == ((16, 16), 2.0)

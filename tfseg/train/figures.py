@@ -53,7 +53,7 @@ def steps_plot(table: pd.DataFrame, path: Path) -> None:
     above.legend()
     for column in (name for name in table.columns if name.startswith("iou ")):
         mean = column == "iou mean"
-        style = {"color": "black", "linewidth": 2.5} if mean else {"linewidth": 1.0, "marker": "."}
+        style = {"color": "black", "linewidth": 2.5, "marker": "o"} if mean else {"linewidth": 1.0, "marker": "."}
         below.plot(places, table[column], label=column.removeprefix("iou "), **style)
     below.set(ylabel="IoU, validation, manual labels", ylim=(0, 1), xticks=places)
     below.set_xticklabels(_step_labels(table), fontsize="small")
