@@ -16,7 +16,7 @@ import tifffile
 from tfseg.export.fast import write_fpl
 from tfseg.export.onnx import export_onnx, he_picture
 from tfseg.export.run_fast import FLOAT32, best_level, run_headless
-from tfseg.infer.cascade import load_cascade, refine
+from tfseg.infer.networks import load_cascade, refine
 from tfseg.infer.slide import heatmap
 from tfseg.models import build, describe, save
 from tfseg.slides.base import open_slide
