@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -213,7 +213,7 @@ def _segment() -> Command:
             raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
         report = segment_slides(slides, model, out, options)
         for name, summary in report.summaries.items():
-            areas = ", ".join(f"{what} {area:.2f} mm²" for what, area in summary["areas_mm2"].items())
+            areas = _areas(summary["areas_mm2"])
             seconds = f"{summary['seconds']['total']:.1f} s"
             how = "finished before, left as it is (--force does it again)" if name in report.skipped else seconds
             print(f"{out / name}: {areas}; {how}")
@@ -222,6 +222,13 @@ def _segment() -> Command:
         return 1 if report.failures else 0
 
     return segment
+
+
+def _areas(found: dict[str, Any]) -> str:
+    """The areas of a summary in a line: of slide and tissue, then, perhaps nested (dense networks), of the classes."""
+    whole = {what: area for what, area in found.items() if not isinstance(area, dict)}
+    nested = found["classes"].items() if len(whole) < len(found) else ()
+    return ", ".join(f"{what} {area:.2f} mm²" for what, area in [*whole.items(), *nested])
 
 
 def _evaluate() -> Command:

@@ -77,15 +77,34 @@ def test_files_of_a_slide(slide, tmp_path):
 def test_areas_are_those_counted_by_hand(tmp_path):
     """Slide pixels of 5 µm, mask pixels of 10 µm: 75 × 110 of them are 38 × 55, the last row half outside."""
     path = slide_file(tmp_path / "s.tif", picture(), mpp=5.0)
-    areas = segment_slide(path, model(dense_spec(mpps=(10.0,))), tmp_path / "out")["areas_mm2"]
+    found = segment_slide(path, model(dense_spec(mpps=(10.0,))), tmp_path / "out")["areas_mm2"]
+    areas = found["classes"]
     image = np.pad(picture(), [(0, 1), (0, 0), (0, 0)])  # zero border
     labels = image.reshape(38, 2, 55, 2, 3).mean((1, 3)).argmax(-1)
     rows = np.where(np.arange(38) == 37, 0.5, 1.0)[:, None]
     for index, one in enumerate(CLASSES):
         assert areas[one.name] == pytest.approx(((labels == index) * rows).sum() * 100 / 1e6, abs=1e-6)
     assert areas["green"] == pytest.approx(20 * 30 * 25 / 1e6, abs=1e-6)
-    assert areas["slide"] == pytest.approx(HEIGHT * WIDTH * 25 / 1e6, abs=1e-6)
-    assert "tissue" not in areas
+    assert found["slide"] == pytest.approx(HEIGHT * WIDTH * 25 / 1e6, abs=1e-6)
+    assert set(found) == {"slide", "classes"}
+
+
+def test_classes_called_slide_or_tissue_hide_neither(tmp_path):
+    """CD-UNET has a class "tissue": its area is not that of the coloured pixels. Here 40 × 40 are red, 24 × 96 blue."""
+    image = np.full((96, 96, 3), 0, np.uint8)
+    image[:40, :40], image[72:] = (200, 0, 0), (0, 0, 240)
+    path = slide_file(tmp_path / "s.tif", image, mpp=8.0)
+    classes = (ClassSpec("slide", (1, 1, 1)), ClassSpec("other", (2, 2, 2)), ClassSpec("tissue", (3, 3, 3)))
+    options = SegmentOptions(outputs=OutputOptions(tissue_only=True))
+    found = segment_slide(path, model(dense_spec(mpps=(8.0,), classes=classes)), tmp_path / "out", options)["areas_mm2"]
+    blue, red = 24 * 96 * 64 / 1e6, 40 * 40 * 64 / 1e6
+    assert found["slide"] == pytest.approx(96 * 96 * 64 / 1e6)
+    assert found["tissue"] == pytest.approx(blue + red, abs=1e-6)
+    assert found["classes"] == {
+        "slide": pytest.approx(found["slide"] - blue),
+        "other": 0,
+        "tissue": pytest.approx(blue),
+    }
 
 
 @pytest.mark.parametrize(
@@ -115,7 +134,7 @@ def test_polygons_are_the_mask(slide, tmp_path):
     assert found["blue"].polygon.bounds == (WIDTH - 5, HEIGHT - 7, WIDTH, HEIGHT)
     assert found["green"].color == CLASSES[1].color
     for name, feature in found.items():
-        assert feature.measurements[AREA] / 1e6 == pytest.approx(summary["areas_mm2"][name], abs=1e-6)
+        assert feature.measurements[AREA] / 1e6 == pytest.approx(summary["areas_mm2"]["classes"][name], abs=1e-6)
 
 
 def test_a_mask_too_large_for_memory_gives_the_same_areas(slide, tmp_path, monkeypatch):
@@ -145,11 +164,12 @@ def test_tissue_decides_about_windows_and_mask(tmp_path):
         options = SegmentOptions(dense=DenseOptions(tissue=kind))
         summary = segment_slide(slide, model(spec, network), tmp_path / kind, options)
         assert summary["grid"]["windows"] == 9
-        assert summary["areas_mm2"]["red one"] == pytest.approx(48 * 48 * 16 / 1e6)
+        assert summary["areas_mm2"]["classes"]["red one"] == pytest.approx(48 * 48 * 16 / 1e6)
     options = SegmentOptions(outputs=OutputOptions(tissue_only=True))
     summary = segment_slide(slide, model(spec, network), tmp_path / "only", options)
     assert summary["grid"]["windows"] == 36
-    assert summary["areas_mm2"]["red one"] == pytest.approx(summary["areas_mm2"]["tissue"], rel=0.05)
+    areas = summary["areas_mm2"]
+    assert areas["classes"]["red one"] == pytest.approx(areas["tissue"], rel=0.05)
 
 
 def test_pixels_that_nobody_labels_are_255(slide, tmp_path):
@@ -157,7 +177,7 @@ def test_pixels_that_nobody_labels_are_255(slide, tmp_path):
     summary = segment_slide(slide, model(), tmp_path, options)
     mask = tifffile.imread(tmp_path / "s/mask.tiff")
     assert np.unique(mask).tolist() == [2, 255]
-    assert summary["areas_mm2"]["red one"] == 0
+    assert summary["areas_mm2"]["classes"]["red one"] == 0
     assert [feature.class_name for feature in read_geojson(tmp_path / "s/polygons.geojson")] == ["blue"]
 
 

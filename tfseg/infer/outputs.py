@@ -132,14 +132,16 @@ class Tally:
             self._counts[0] -= count
         return labels
 
-    def areas_mm2(self, segmentation: Segmentation) -> dict[str, float]:
-        """Of the slide, its tissue (where it was looked for) and each class."""
+    def areas_mm2(self, segmentation: Segmentation) -> dict[str, Any]:
+        """Of the slide, its tissue (where it was looked for) and each class; see ``Segmentation.classes_apart``."""
         slide, tissue = segmentation.slide, segmentation.tissue
         areas = {"slide": slide.size[0] * slide.size[1] * slide.mpp**2 / 1e6}
         if tissue is not None:
             areas["tissue"] = areas["slide"] * tissue.fraction((0.0, 0.0, float(slide.size[0]), float(slide.size[1])))
-        areas |= {s.name: float(self._counts[i] * self._pixel_mm2) for i, s in enumerate(segmentation.classes)}
-        return {name: round(area, 6) for name, area in areas.items()}
+        areas = {what: round(area, 6) for what, area in areas.items()}
+        names = [spec.name for spec in segmentation.classes]
+        classes = {name: round(float(self._counts[i] * self._pixel_mm2), 6) for i, name in enumerate(names)}
+        return {**areas, "classes": classes} if segmentation.classes_apart else {**areas, **classes}
 
 
 def render(source: TileSource) -> NDArray[np.uint8]:

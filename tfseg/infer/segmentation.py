@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,11 @@ class Segmentation(ABC):
         classes: class indices are positions in it.
         tissue: of the slide; None where nobody asked for it.
         thumbnail: of :func:`tfseg.infer.overlay.thumbnail`.
+        classes_apart: the summary's areas keep the classes under "classes", because one of them may be called "tissue"
+            or "slide"; else they stand beside those two.
     """
+
+    classes_apart: ClassVar[bool] = False
 
     slide: Slide
     classes: Sequence[ClassSpec]
@@ -99,6 +103,8 @@ class DenseSegmentation(Segmentation):
     """Of a dense network: labels on disk, at the network's own µm/px."""
 
     result: DenseResult
+
+    classes_apart: ClassVar[bool] = True
 
     def grid(self, mask_mpp: float | None) -> PixelGrid:
         """The network's own pixels, or 2^k × 2^k of them that come nearest to ``mask_mpp`` (by ratio)."""
