@@ -39,7 +39,7 @@ def test_copies_by_rate_and_order(index):
     assert len(table) == 2 * 3 + 11 + 2 * 4
     assert table["class"].value_counts().to_dict() == {"benign epithelial": 11, "necrotic": 8, "carcinoma": 6}
     for (_, _), copies in table.groupby(["x", "y"]):
-        assert copies["version"].tolist() == list(range(len(copies)))
+        assert copies["elastic_copy"].tolist() == list(range(len(copies)))
     mixed = table[table["pixels adipose"] > 0]
     assert mixed["class_index"].tolist() == [1, 1, 1] and mixed["pixels carcinoma"].tolist() == [100] * 3
 
@@ -52,8 +52,8 @@ def test_without_order_the_majority_decides(index):
 
 def test_no_copies_leave_the_windows_as_they_are(index):
     table = expand(index, {}).table
-    assert (table["version"] == 0).all()
-    pd.testing.assert_frame_equal(table.drop(columns="version"), index.table)
+    assert (table["elastic_copy"] == 0).all()
+    pd.testing.assert_frame_equal(table.drop(columns="elastic_copy"), index.table)
 
 
 def test_counts_after_balancing_count_the_copies(index):

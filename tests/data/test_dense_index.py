@@ -56,6 +56,15 @@ def test_windows_and_pixels_counted_by_hand(index):
     assert small["annotated"] == pytest.approx(64 / 4096)
 
 
+@pytest.mark.parametrize("column", ["class", "x", "annotated", "pixels stroma", "elastic_copy"])
+def test_manifest_columns_named_as_the_indexs_are_refused(folder, tmp_path, column):
+    text = (folder / "cohort.csv").read_text().replace("stain", column, 1)
+    (folder / f"{column}.csv").write_text(text)
+    with pytest.raises(CohortError, match=f"column '{column}'.*Rename yours in the manifest.*'slide {column}'"):
+        build(folder / f"{column}.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_class_order_beats_majority(folder):
     index = build(folder / "cohort.csv", folder / "ordered", dataclasses.replace(CONFIG, class_rule=ORDER))
     mixed = index.table[index.table["pixels adipose"] > 0].iloc[0]

@@ -99,6 +99,13 @@ def test_unannotated_slides_are_kept_apart(tmp_path, make_small_cohort):
     assert index.summary.set_index("slide_name").loc["s1", "unannotated"] == 64
 
 
+def test_manifest_columns_named_as_the_indexs_are_refused(tmp_path, make_small_cohort):
+    path = make_small_cohort(tmp_path, [("train", "1", BOXES)])
+    path.write_text(path.read_text().replace("grade", "foreground"))
+    with pytest.raises(CohortError, match=r"cohort\.csv: column 'foreground': the index has.*Rename yours"):
+        build(path, tmp_path / "out")
+
+
 def test_save_and_load_round_trip(small_index, tmp_path):
     small_index.save(tmp_path / "copy")
     again = PatchIndex.load(tmp_path / "copy")

@@ -20,6 +20,7 @@ from tfseg.data.index import PatchIndex, build_index
 from tfseg.data.sampling import EpochSampler, HierarchicalSampler, RatioSampler
 from tfseg.data.segmentation import segmentation_dataset, segmentation_validation_dataset
 from tfseg.data.warp import Warp, read_field
+from tfseg.data.windows import WindowPlan, WindowReader
 from tfseg.slides.base import open_slide
 from tfseg.slides.known_tables import TISSUE_TYPES
 from tfseg.types import CohortError, InputSpec, ModelError, Window
@@ -98,13 +99,23 @@ def test_copies_are_deformed_as_they_are_read(train):
     assert len(rows) == len(expanded.table)
     for (inputs, outputs), (_, row) in zip(rows, expanded.table.iterrows(), strict=True):
         slide = open_slide([slide_image(int(row["slide_name"][1:]))], mpp=0.5)
-        seed = version_seed(row["slide_name"], row["x"], row["y"], row["version"])
-        warp = Warp((grid.draw(np.random.default_rng(seed & (2**64 - 1))),)) if row["version"] else None
+        seed = version_seed(row["slide_name"], row["x"], row["y"], row["elastic_copy"])
+        warp = Warp((grid.draw(np.random.default_rng(seed & (2**64 - 1))),)) if row["elastic_copy"] else None
         for field in FIELDS:
             window = Window(row["x"], row["y"], 64, 64, float(field.mpp or 0))
             np.testing.assert_array_equal(inputs[field.name][0], read_field(slide, window, warp))
         annotated = (outputs["segmentation"] != 255).mean()
-        assert annotated == row["annotated"] if row["version"] == 0 else abs(annotated - row["annotated"]) < 0.15
+        assert annotated == row["annotated"] if row["elastic_copy"] == 0 else abs(annotated - row["annotated"]) < 0.15
+
+
+def test_a_manifests_column_deforms_nothing(tmp_path):
+    path = write_cohort(tmp_path, [("train", BOXES[:1])])
+    path.write_text(path.read_text().replace("stain", "version").replace("HE", "3"))
+    index = build_index(Cohort.read(path), CONFIG, tmp_path / "index", classes=TISSUE_TYPES, workers=1, progress=False)
+    assert set(index.table["version"]) == {"3"}
+    fields, _ = WindowReader(index, WindowPlan(FIELDS[:1], (64, 64), 0.5), 1).read(0)
+    x, y = index.table[["x", "y"]].iloc[0].astype(int)
+    assert np.array_equal(fields[0], slide_image(0)[y - 32 : y + 32, x - 32 : x + 32])
 
 
 def test_target_smaller_than_the_fields_stays_in_their_middle(train):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tfseg.data.class_counts import window_counts
-from tfseg.data.index import PatchIndex
+from tfseg.data.index import ELASTIC_COPY, PatchIndex
 from tfseg.data.index_config import class_order
 from tfseg.data.index_labels import window_classes
 from tfseg.files import atomic_path
@@ -30,8 +30,6 @@ TISSUE_RATES: dict[str, int] = {
 TISSUE_ORDER = ("benign epithelial", "carcinoma", "necrotic", "background")
 """Class order of the DMMN paper, first the one that wins."""
 
-VERSION = "version"
-"""Column of an expanded table: 0 is the window as it is, k its k-th deformed copy."""
 BALANCE_TABLE, BALANCE_PICTURE = "class_balance.csv", "class_balance.png"
 
 
@@ -39,7 +37,7 @@ def expand(index: PatchIndex, rates: Mapping[str, int], order: Sequence[str] = (
     """The index with every window as often as class balancing wants it.
 
     A window belongs to the first class of ``order`` that occurs in it, else to the class of most of its pixels; it is
-    followed by r_c rows of the same place, told apart by the column ``version``. DMMN, section 2.3.
+    followed by r_c rows of the same place, told apart by the column ``elastic_copy``. DMMN, section 2.3.
 
     Args:
         index: windows for segmentation.
@@ -47,8 +45,8 @@ def expand(index: PatchIndex, rates: Mapping[str, int], order: Sequence[str] = (
         order: class names, first the one that wins; none takes every window by majority.
 
     Returns:
-        an index whose table has the column ``version``, and class and class_index by ``order``; the other columns are
-        repeated.
+        an index whose table has the column ``elastic_copy``, and class and class_index by ``order``; the other columns
+        are repeated.
 
     Raises:
         CohortError: a rate is no whole number of 0 or more, a name is no class, or the index holds no windows.
@@ -65,7 +63,7 @@ def expand(index: PatchIndex, rates: Mapping[str, int], order: Sequence[str] = (
     table["class_index"] = classes[rows].astype(np.uint8)
     table["class"] = np.array(names, object)[classes[rows]]
     firsts = np.repeat(np.cumsum(copies) - copies, copies)
-    table[VERSION] = (np.arange(len(rows)) - firsts).astype(np.int32)
+    table[ELASTIC_COPY] = (np.arange(len(rows)) - firsts).astype(np.int32)
     return replace(index, table=table)
 
 
@@ -104,7 +102,7 @@ def balance_table(before: PatchIndex, after: PatchIndex) -> pd.DataFrame:
         by the order that ``after`` was made with; pixels under their own.
     """
     lines = []
-    originals = after.table[after.table[VERSION] == 0]
+    originals = after.table[after.table[ELASTIC_COPY] == 0]
     for split in sorted(before.table["split"].unique()):
         tables = [table[table["split"] == split] for table in (originals, after.table)]
         pixels = [window_counts(table, before.classes).sum(axis=0) for table in tables]

@@ -28,6 +28,8 @@ __all__ = ["DenseIndexConfig", "IndexConfig", "PatchIndex", "build_index"]
 _TABLE, _SUMMARY, _INDEX = "patches.parquet", "summary.csv", "index.json"
 _CONFIGS: dict[str, type[IndexConfig] | type[DenseIndexConfig]] = {c.kind: c for c in (IndexConfig, DenseIndexConfig)}
 _FORMAT, _VERSION = "tfseg-index", 1
+ELASTIC_COPY = "elastic_copy"
+"""Column of a table that ``tfseg.data.balance.expand`` made: 0 is the window as it is, k its k-th deformed copy."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,14 @@ def build_index(
         SlideError: slides cannot be read, have no tissue, are smaller than a patch, or their annotation is wrong;
             all of them are named, after the others are finished. Not with ``skip_broken``, unless no slide is left.
         CohortError: a class has no patch in split "train", or no window of it is annotated; the class rule names no
-            class.
+            class; the manifest has a column of a name that the index gives.
         OutputError: ``out`` cannot be written.
     """
     classes = classes or ClassTable.h2g()
     if isinstance(config, DenseIndexConfig):
         config.order(classes)  # a wrong name is an error now, not in the last worker
     rows = cohort.rows()
+    _check_columns(cohort, config, classes.classes)
     done, broken = index_slides(rows, config, classes, Path(out), workers=workers, progress=progress)
     if broken and not (skip_broken and done):
         names = "\n".join(f"  {row.slide_name}: {broken[row.slide_name]}" for row in rows if row.slide_name in broken)
@@ -210,6 +213,21 @@ def build_index(
     return index
 
 
+def _check_columns(cohort: Cohort, config: AnyIndexConfig, classes: Sequence[ClassSpec]) -> None:
+    """The manifest's columns stand beside the index's own; two of one name cannot be told apart."""
+    own = {"slide_mpp", "x", "y", "tissue", "class_index", "class", ELASTIC_COPY}
+    if isinstance(config, DenseIndexConfig):
+        own |= {"annotated", *(pixel_column(spec.name) for spec in classes)}
+    else:
+        own |= {"foreground"}
+    taken = [column for column in cohort.table.columns if column in own]
+    if taken:
+        raise CohortError(
+            f"{cohort.path}: column {', '.join(map(repr, taken))}: the index has columns so named of its own. "
+            f"Rename yours in the manifest, for example to 'slide {taken[0]}'."
+        )
+
+
 def _join(cohort: Cohort, done: dict[str, SlidePatches], classes: Sequence[ClassSpec]) -> pd.DataFrame:
     """All patches in the order of the manifest, with the manifest's columns."""
     names = {i: spec.name for i, spec in enumerate(classes)} | {IGNORE: UNANNOTATED}
@@ -225,8 +243,7 @@ def _join(cohort: Cohort, done: dict[str, SlidePatches], classes: Sequence[Class
         table["class"] = table["class_index"].map(names)
         table["split"] = row.split
         for column, value in row.values.items():
-            if column not in table.columns:
-                table[column] = value
+            table[column] = value
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from tfseg.data.balance import VERSION, version_seed
+from tfseg.data.balance import version_seed
 from tfseg.data.dense_augment import DenseAugment
 from tfseg.data.elastic import ElasticGrid
-from tfseg.data.index import PatchIndex
+from tfseg.data.index import ELASTIC_COPY, PatchIndex
 from tfseg.data.warp import Border, Warp, read_field, read_labels
 from tfseg.slides.annotations import Annotation, load_annotation
 from tfseg.slides.base import Slide, open_slide
@@ -74,7 +75,8 @@ class WindowReader:
         self._paths = table["slide"].to_numpy(object)
         self._mpp = table["slide_mpp"].to_numpy(np.float64)
         self._x, self._y = (table[axis].to_numpy(np.float64) for axis in ("x", "y"))
-        self._versions = table[VERSION].to_numpy(np.int64) if VERSION in table.columns else np.zeros(len(table), int)
+        copies = table[ELASTIC_COPY] if ELASTIC_COPY in table.columns else pd.Series(0, table.index)
+        self._versions = copies.to_numpy(np.int64)
         self._annotation_paths = _annotation_paths(index)
         self._open: dict[str, tuple[Slide, Annotation]] = {}
         self._lock = threading.Lock()
