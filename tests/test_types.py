@@ -28,6 +28,32 @@ def test_model_spec_round_trip(tmp_path):
     assert ModelSpec.load(tmp_path).inputs == SPEC.inputs
 
 
+def test_dict_of_a_network_without_windows_is_that_of_version_1():
+    """Its hash is the network's identity, by which finished segmentations and checkpoints are found."""
+    heat = {"name": "heatmap", "size_px": (64, 64), "channels": 1, "mpp": None, "kind": "heatmap"}
+    image = {"name": "image", "size_px": (64, 64), "channels": 3, "mpp": None, "kind": "image"}
+    assert SPEC.to_dict() == {
+        "format": "tfseg-model",
+        "version": 1,
+        "name": "m",
+        "architecture": "unet",
+        "arguments": {"size_px": [64, 64]},
+        "task": "segmentation",
+        "inputs": (image, heat),
+        "outputs": ("segmentation",),
+        "classes": ({"name": "non-tumour", "color": (160, 160, 160)}, {"name": "tumour", "color": (200, 0, 0)}),
+        "stride_px": None,
+        "threshold": 0.5,
+        "provenance": {},
+    }
+
+
+def test_dict_of_a_dense_network_holds_its_output():
+    dense = replace(SPEC, output_px=(32, 16), output_mpp=0.5).to_dict()
+    assert (dense["output_px"], dense["output_mpp"]) == ((32, 16), 0.5)
+    assert ModelSpec.from_dict(json.loads(json.dumps(dense))).output_px == (32, 16)
+
+
 def test_folder_of_one_network_is_a_cascade_of_one(tmp_path):
     write_json(tmp_path / "config.json", SPEC.to_dict())
     cascade = CascadeSpec.load(tmp_path)

@@ -141,7 +141,12 @@ class ModelSpec:
         return self.task == "segmentation" and self.output_mpp is not None
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format": "tfseg-model", "version": 1, **asdict(self)}
+        """What config.json holds, without ``output_px`` and ``output_mpp`` where there are none.
+
+        Models' identities are hashes of it: those of whole-slide networks and classifiers must stay what they were.
+        """
+        content = {"format": "tfseg-model", "version": 1, **asdict(self)}
+        return {k: v for k, v in content.items() if v is not None or k not in ("output_px", "output_mpp")}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], where: str = "model spec") -> ModelSpec:
