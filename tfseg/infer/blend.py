@@ -45,5 +45,8 @@ class Blend:
         """Goes on to the next row of windows."""
         step = self.grid.stride_px
         for array in (self.sums, self.total):
-            array[:-step] = array[step:]
+            # Blocks that do not overlap: of views that do, NumPy would copy everything first.
+            for first in range(0, len(array) - step, step):
+                block = array[first + step : first + 2 * step]
+                array[first : first + len(block)] = block
             array[len(array) - step :] = 0
