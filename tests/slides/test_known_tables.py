@@ -53,6 +53,12 @@ def test_class_0_of_the_tissue_types_is_never_a_label():
     assert table.values[0] == IGNORE and 0 not in table.aliases.values() and len(table.classes) == 7
 
 
+def two(**changes) -> dict:
+    """A table of the class "b" and another, which is called so but for what is changed."""
+    second = {"name": "B", "color": [1, 1, 1], **changes}
+    return {"classes": [{"name": "b", "color": [0, 0, 0]}, second]}
+
+
 def write(path, content) -> str:
     path.write_text(json.dumps(content))
     return str(path)
@@ -82,12 +88,35 @@ def test_own_table(tmp_path):
     assert isinstance(table, ClassTable)
 
 
+def test_own_table_knows_what_qupath_calls_its_own_classes(tmp_path):
+    table = find_table(write(tmp_path / "a.json", two(name="a")))
+    assert [table.index(name) for name in ("Ignore*", "ignore", "Region*")] == [IGNORE, IGNORE, SKIP]
+    own = find_table(write(tmp_path / "b.json", two(name="a", aliases=["Region*"]) | {"skip": ["Ignore*"]}))
+    assert [own.index(name) for name in ("Ignore*", "ignore", "Region*")] == [SKIP, IGNORE, 1]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ([], r"a\.json: not a class table"),
-        ({"classes": []}, "different names"),
-        ({"classes": [{"name": "a", "color": [0, 0, 0]}] * 2}, "different names"),
+        ({"classes": []}, "one or more"),
+        (["classes"], "the table is .*expected an object"),
+        ({"classes": ["a"]}, "class 0 is 'a', expected an object"),
+        (two(), "'B' is the name of class 'B' and the name of class 'b'"),
+        (two(name="a b", aliases=["x", "A_B"]), "'A_B' is an alias of class 'a b' and the name of class 'a b'"),
+        (two(name="a", aliases=["B"]), "'B' is an alias of class 'a' and the name of class 'b'"),
+        (two(name="a") | {"ignore": ["f"], "skip": ["F"]}, '\'F\' is in "skip" and in "ignore"'),
+        (two(name="a") | {"ignore": ["b"]}, "'b' is in \"ignore\" and the name of class 'b'"),
+        (two(name="a", value=0), "value 0 stands for the classes 'b' and 'a'"),
+        (two(name="a", value=255), "value of class 'a' is 255, expected a whole number in 0..254"),
+        (two(name="a", value=-1), r"is -1, expected"),
+        (two(name="a", value="2"), r"is '2', expected"),
+        (two(name="a", value=True), r"is True, expected"),
+        (two(name="a", aliases="crypt"), "\"aliases\" is 'crypt', expected a list of names"),
+        (two(name="a") | {"ignore": "fold"}, "\"ignore\" is 'fold', expected a list"),
+        (two(name="a") | {"skip": [1]}, r"\"skip\" is \[1\], expected a list"),
+        (two(name="a") | {"skips": ["x"]}, "unknown key 'skips' in the table"),
+        (two(name="a", alias=["x"]), "unknown key 'alias' in class 1"),
         ({"classes": [{"name": "a"}]}, "'color'"),
         ({"classes": [{"name": "a", "color": [0, 0, 300]}]}, r"0\.\.255"),
         ({"classes": [{"name": "a", "color": [0, 0, 0]}], "rest": "b"}, "rest is 'b'"),

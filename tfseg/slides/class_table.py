@@ -61,7 +61,10 @@ _CLUBBED = (
 )  # fmt: skip
 """What else the multi-level paper clubs into "others"."""
 
-_NOT_ANNOTATED = {"not annotated": IGNORE, "ignore": IGNORE, "ignore*": IGNORE, "exclude": IGNORE, "region*": SKIP}
+QUPATH_NAMES = {"ignore": IGNORE, "ignore*": IGNORE, "region*": SKIP}
+"""What QuPath's own classes stand for in every table."""
+
+_NOT_ANNOTATED = {"not annotated": IGNORE, "exclude": IGNORE, **QUPATH_NAMES}
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class ClassTable:
         0 non-tumour, 255 not annotated.
         """
         aliases = {**dict.fromkeys(_NON_TUMOUR, 0), **dict.fromkeys(_TUMOUR, 1)}
-        aliases.update({"ignore*": IGNORE, "ignore": IGNORE, "region*": SKIP})
+        aliases.update(QUPATH_NAMES)
         return cls(H2G_CLASSES, aliases, {0: 0, 1: 1, IGNORE: IGNORE}, rest=0)
 
     @classmethod
@@ -147,11 +150,11 @@ class ClassTable:
 
         A derived class of QuPath ("Tumor: Positive") that is not known itself counts as the class it derives from.
         """
-        known = {_plain(spec.name): i for i, spec in enumerate(self.classes)}
-        known.update((_plain(alias), index) for alias, index in self.aliases.items())
+        known = {plain_name(spec.name): i for i, spec in enumerate(self.classes)}
+        known.update((plain_name(alias), index) for alias, index in self.aliases.items())
         parts = name.split(":")
         for length in range(len(parts), 0, -1):
-            found = known.get(_plain(":".join(parts[:length])))
+            found = known.get(plain_name(":".join(parts[:length])))
             if found is not None:
                 return found
         return None
@@ -174,7 +177,7 @@ class ClassTable:
                 raise AnnotationError(
                     f"class mapping {pair!r}: expected NAME=CLASS, where CLASS is one of {self.known()}, ignore, skip."
                 )
-            aliases[_plain(name)] = index
+            aliases[plain_name(name)] = index
             if name.strip().isdecimal():
                 values[int(name)] = IGNORE if index == SKIP else index
         return replace(self, aliases=aliases, values=values)
@@ -194,5 +197,6 @@ def _of_regions(
     return table.of_raster([spec.name for spec in classes])
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name as tables compare it: upper and lower case, spaces, "-" and "_" make no difference."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
