@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,3 +101,18 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"s\.dense.*No space left.*goes on"):
         store.append(list(pictures()[:, :3]))
     assert BandStore(path, KEY, 40, 2).rows == 17
+
+
+def test_a_folder_that_vanishes_before_the_file_is_made_is_made_again(tmp_path, monkeypatch):
+    """As when another slide's run, just ended, removes the empty folder of states."""
+    path, mkdir, left = tmp_path / "state/s.dense", Path.mkdir, [2]
+
+    def vanishes(self, *args, **kwargs):
+        mkdir(self, *args, **kwargs)
+        if left[0]:
+            left[0] -= 1
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", vanishes)
+    assert filled(path).rows == sum(HEIGHTS)
+    assert path.is_file() and left == [0]

@@ -7,6 +7,7 @@ file that is opened again holds whole bands, the first ones, and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import tempfile
@@ -24,6 +25,7 @@ from tfseg.types import OutputError
 KEY_BYTES = 32
 _HEADER = struct.Struct("<4I")
 _LEVEL = 1
+_TRIES = 5
 
 
 class _Record(NamedTuple):
@@ -101,6 +103,11 @@ class BandStore:
         """First row of every band."""
         return np.array([record.first for record in self._records[plane]], np.intp)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the file was let go of."""
+        return self._file.closed
+
     def close(self) -> None:
         """Lets go of the file, which stays."""
         self._file.close()
@@ -170,5 +177,9 @@ class Plane:
 def _open(path: Path | None) -> IO[bytes]:
     if path is None:
         return tempfile.TemporaryFile()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("r+b" if path.exists() else "w+b")
+    for _ in range(_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Between the two the slide before may have removed the folder, which was empty.
+        with contextlib.suppress(FileNotFoundError):
+            return path.open("r+b" if path.exists() else "w+b")
+    return path.open("w+b")

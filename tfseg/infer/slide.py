@@ -23,7 +23,7 @@ from tfseg.infer.tiles import Streaming, predict_windows
 from tfseg.slides.base import Slide
 from tfseg.slides.rasterise import PixelGrid
 from tfseg.slides.tissue import TissueMask
-from tfseg.types import ModelError, ModelSpec, SlideError, TfsegError
+from tfseg.types import ModelError, ModelSpec, OutputError, SlideError, TfsegError
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -229,7 +229,15 @@ class _State:
 
     def save(self, known: NDArray[np.float32]) -> None:
         if len(known) > self._saved:
-            with atomic_path(self._path) as temporary, temporary.open("wb") as file:
-                np.savez(file, key=np.asarray(self._key), probabilities=known)
+            try:
+                self._write(known)
+            except OutputError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                self._write(known)  # the slide before removed the folder, which was empty
             self._saved = len(known)
         self._saved_at = time.monotonic()
+
+    def _write(self, known: NDArray[np.float32]) -> None:
+        with atomic_path(self._path) as temporary, temporary.open("wb") as file:
+            np.savez(file, key=np.asarray(self._key), probabilities=known)
