@@ -299,3 +299,22 @@ def test_spec_without_a_stride_of_its_own():
     spec = dataclasses.replace(dense_spec(), stride_px=None)
     slide = open_slide([noise(40, 40)], mpp=1.0)
     assert segment_dense(slide, Identity(spec), spec).predicted.shape == (3, 3)
+
+
+def test_a_network_that_fails_leaves_the_store_closed(tmp_path):
+    stores = []
+
+    def opened(key, width, planes):
+        stores.append(BandStore(tmp_path / "s.dense", key, width, planes))
+        return stores[0]
+
+    spec = dense_spec()
+    with pytest.raises(KeyboardInterrupt):
+        segment_dense(open_slide([noise(60, 60)], mpp=1.0), StopAfter(spec, 2), spec, open_store=opened)
+    assert stores[0].closed
+
+
+def test_a_stride_of_0_is_refused():
+    spec = dense_spec()
+    with pytest.raises(ModelError, match="--stride-px 0: expected 1"):
+        segment_dense(open_slide([noise(32, 32)], mpp=1.0), Identity(spec), spec, DenseOptions(stride_px=0))

@@ -11,7 +11,7 @@ import openslide
 import pytest
 import tifffile
 from dense_networks import CLASSES, Identity, dense_spec, noise, write_dense
-from fake_networks import slide_file
+from fake_networks import cascade, slide_file
 
 from tfseg.infer import outputs
 from tfseg.infer.cascade import SegmentOptions, segment_slide, segment_slides
@@ -23,7 +23,7 @@ from tfseg.infer.tiles import Streaming
 from tfseg.slides.class_table import ClassTable
 from tfseg.slides.geojson import AREA, read_geojson
 from tfseg.slides.tiff_writer import halve
-from tfseg.types import ClassSpec, ModelError, TfsegError
+from tfseg.types import ClassSpec, ModelError, OutputError, SlideError, TfsegError
 
 HEIGHT, WIDTH = 75, 110
 
@@ -269,3 +269,81 @@ def test_networks_that_are_not_dense():
     spec = dataclasses.replace(dense_spec(), output_mpp=None)
     with pytest.raises(TfsegError, match="not a dense network"):
         DenseModel(Network(Identity(spec), spec, "x"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"threshold": 0.7}, "--threshold:"),
+        ({"stride_px": 8, "min_tissue": 0.1}, "--stride-px, --min-tissue:"),
+        ({"saturation": 10}, "--saturation:"),
+        ({"thresholds": {"tumour": 0.2}}, "--thresholds:"),
+        ({"below": "ignore"}, "--below:"),
+    ],
+)
+def test_cascades_refuse_what_is_for_dense_networks(slide, tmp_path, changes, named):
+    options = SegmentOptions(dense=DenseOptions(**changes))
+    with pytest.raises(ModelError, match=f"fake: {named} for dense networks alone"):
+        segment_slides([slide], cascade(), tmp_path / "out", options)
+    with pytest.raises(ModelError, match=named):
+        segment_slide(slide, cascade(), tmp_path / "out", options)
+    assert files(tmp_path) == ["s.tif"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (SegmentOptions(dense=DenseOptions(stride_px=0)), ModelError, "--stride-px 0: expected 1"),
+        (SegmentOptions(dense=DenseOptions(stride_px=-4)), ModelError, "--stride-px -4"),
+        (SegmentOptions(dense=DenseOptions(min_tissue=1.0)), ModelError, "--min-tissue 1: expected"),
+        (SegmentOptions(dense=DenseOptions(saturation=256)), ModelError, "--saturation 256: expected 0 to 255"),
+        (SegmentOptions(outputs=OutputOptions(mask_mpp=0.0)), OutputError, "--mask-mpp 0: expected"),
+        (SegmentOptions(outputs=OutputOptions(mask_mpp=-2.0)), OutputError, "--mask-mpp -2"),
+        (SegmentOptions(outputs=OutputOptions(mask_mpp=float("nan"))), OutputError, "--mask-mpp nan"),
+        (SegmentOptions(outputs=OutputOptions(min_area_um2=-1.0)), OutputError, "--min-area-um2 -1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_anything_is_read(slide, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        segment_slides([slide], model(), tmp_path / "out", options)
+    assert files(tmp_path) == ["s.tif"]
+
+
+def test_saturation_decides_what_is_tissue(tmp_path):
+    """A faint stain: saturation 255 · 14 / 250 = 14."""
+    image = np.full((96, 96, 3), 250, np.uint8)
+    image[:40, :40] = (250, 236, 236)
+    slide = slide_file(tmp_path / "s.tif", image, mpp=8.0)
+    faint = SegmentOptions(dense=DenseOptions(tissue="saturation", saturation=10))
+    for usual in (DenseOptions(tissue="saturation"), DenseOptions()):
+        only = OutputOptions(tissue_only=usual.tissue == "none")
+        with pytest.raises(SlideError, match=r"lower --saturation \(now 20\)") as found:
+            segment_slide(
+                slide, model(dense_spec(mpps=(8.0,))), tmp_path / "out", SegmentOptions(dense=usual, outputs=only)
+            )
+        assert "config.json" not in str(found.value)
+    done = segment_slide(slide, model(dense_spec(mpps=(8.0,))), tmp_path / "out", faint)
+    assert done["areas_mm2"]["tissue"] == pytest.approx(40 * 40 * 64 / 1e6)
+    assert done["grid"]["windows"] == 9
+    again = SegmentOptions(dense=dataclasses.replace(faint.dense, saturation=11))
+    report = segment_slides([slide], model(dense_spec(mpps=(8.0,))), tmp_path / "out", again)
+    assert report.skipped == [] and report.failures == {}
+
+
+@pytest.mark.parametrize("names", [("A", "a"), ("a b", "a_b")])
+def test_classes_of_one_file_are_refused_before_the_slide_is_read(slide, tmp_path, names):
+    classes = (*(ClassSpec(name, (1, 1, 1)) for name in names), ClassSpec("c", (2, 2, 2)))
+    network = Identity(dense_spec(classes=classes))
+    options = SegmentOptions(outputs=OutputOptions(probability=True))
+    with pytest.raises(ModelError, match="would have the same file"):
+        segment_slide(slide, model(network.spec, network), tmp_path / "out", options)
+    assert network.windows == 0
+
+
+def test_state_folder_that_another_slide_took_into_use_stays(slide, tmp_path):
+    """The next slide's state may appear at any time while one is written."""
+    other = tmp_path / "out/.state/other.dense"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"")
+    segment_slide(slide, model(), tmp_path / "out")
+    assert files(tmp_path / "out/.state") == ["other.dense"]

@@ -14,7 +14,7 @@ from tfseg.infer.dense_job import DenseJob
 from tfseg.infer.job import Job, SegmentOptions, make_folder
 from tfseg.infer.networks import Cascade, DenseModel, load_model
 from tfseg.slides.base import Slide
-from tfseg.types import OutputError, TfsegError
+from tfseg.types import ModelError, OutputError, TfsegError
 
 Model = Cascade | DenseModel
 
@@ -131,7 +131,17 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def _loaded(model: str | Path | Model, options: SegmentOptions) -> Model:
-    return load_model(model, options.engine, options.threads) if isinstance(model, (str, Path)) else model
+    loaded = load_model(model, options.engine, options.threads) if isinstance(model, (str, Path)) else model
+    options.dense.check()
+    options.outputs.check()
+    changed = options.dense.changed()
+    if changed and not isinstance(loaded, DenseModel):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ModelError(
+            f"{loaded.spec.name}: {named}: for dense networks alone, and this is a cascade or a network of one, which "
+            "has its threshold and tissue settings in its config.json. Leave out what is named."
+        )
+    return loaded
 
 
 def _job(source: str | Path | Slide, model: Model, out: Path, options: SegmentOptions, name: str | None) -> Job:

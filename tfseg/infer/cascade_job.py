@@ -61,7 +61,8 @@ class CascadeJob(Job):
         return {"model": describe_cascade(self._cascade), "grid": describe_grid(self._heatmap)}
 
     def _tissue(self) -> TissueMask:
-        return self._with_tissue(tissue_mask(self._slide, **self._cascade.spec.tissue))
+        remedy = "for faint stains lower `saturation` (tissue) in the model's config.json"
+        return self._with_tissue(tissue_mask(self._slide, **self._cascade.spec.tissue), remedy)
 
     def _found_heatmap(self, tissue: TissueMask, progress: ProgressCallback) -> Heatmap | None:
         network = self._cascade.classifier

@@ -44,6 +44,7 @@ class DenseOptions:
         border: what lies beyond the slide's edges: "zero" (black, as in DMMN), "white" or "reflect".
         tissue: skip windows without tissue: "saturation" finds it as the cascades do, "otsu" by Otsu's threshold;
             "none" skips nothing.
+        saturation: 0..255, pixels of more are tissue (not with "otsu"); lower it for faint stains.
         min_tissue: windows with no more than this fraction of tissue in what they output are skipped.
         background: name of the class that skipped pixels get; None takes the class called "background", or class 0
             where there is none.
@@ -56,11 +57,26 @@ class DenseOptions:
     stride_px: int | None = None
     border: Border = "zero"
     tissue: Literal["none", "saturation", "otsu"] = "none"
+    saturation: int = 20
     min_tissue: float = 0.0
     background: str | None = None
     threshold: float = 0.0
     thresholds: dict[str, float] = field(default_factory=dict)
     below: Literal["background", "ignore"] = "background"
+
+    def changed(self) -> list[str]:
+        """Names of the options that are not the defaults."""
+        usual = asdict(DenseOptions())
+        return [name for name, value in asdict(self).items() if value != usual[name]]
+
+    def check(self) -> None:
+        """Raises ModelError for values that no slide can be covered with."""
+        if self.stride_px is not None and self.stride_px < 1:
+            raise ModelError(f"--stride-px {self.stride_px}: expected 1 to the side of the network's output.")
+        if not 0 <= self.min_tissue < 1:
+            raise ModelError(f"--min-tissue {self.min_tissue:g}: expected a fraction, 0 to less than 1.")
+        if not 0 <= self.saturation <= 255:
+            raise ModelError(f"--saturation {self.saturation}: expected 0 to 255.")
 
 
 @dataclass(frozen=True)
@@ -121,18 +137,40 @@ def segment_dense(
         progress: called with ("segment", windows done, windows in all).
 
     Raises:
-        ModelError: the spec is not one of a dense network, or the network returns something else than it says.
+        ModelError: the spec is not one of a dense network, an option cannot be, or the network returns something else
+            than it says.
         SlideError: no tissue, or unreadable.
         OutputError: the store cannot be written.
     """
     options = options or DenseOptions()
+    options.check()
     grid = dense_grid(slide, spec, options.stride_px)
     rule = _Rule.of(spec.classes, options)
     wanted = _wanted(slide, grid, tissue, options.min_tissue)
     key = _key(grid, spec, options, wanted, probabilities)
     planes = 1 + len(spec.classes) * probabilities
     opener = open_store or (lambda key, width, planes: BandStore(None, key, width, planes))
-    store = opener(key, grid.pixels.width_px, planes)
+    with contextlib.ExitStack() as closing:
+        store = closing.enter_context(contextlib.closing(opener(key, grid.pixels.width_px, planes)))
+        resumed = _fill(slide, predict, spec, options, grid, wanted, rule, store, probabilities, streaming, progress)
+        closing.pop_all()
+    return DenseResult(grid, store, wanted, resumed, rule.background)
+
+
+def _fill(
+    slide: Slide,
+    predict: Predictor,
+    spec: ModelSpec,
+    options: DenseOptions,
+    grid: DenseGrid,
+    wanted: NDArray[np.bool_],
+    rule: _Rule,
+    store: BandStore,
+    probabilities: bool,
+    streaming: Streaming,
+    progress: ProgressCallback | None,
+) -> int:
+    """Appends what is missing of the slide's rows. Returns the number of windows that were there."""
     first, done = grid.first_row_at(store.rows), store.rows
     resumed = int(wanted[: first if done < grid.pixels.height_px else None].sum())
     report, total = progress or (lambda stage, done, total: None), int(wanted.sum())
@@ -151,7 +189,7 @@ def segment_dense(
                 if end > store.rows:
                     store.append(_bands(blend, row, store.rows, end, rule, probabilities))
                 blend.advance()
-    return DenseResult(grid, store, wanted, resumed, rule.background)
+    return resumed
 
 
 def class_file_name(name: str) -> str:

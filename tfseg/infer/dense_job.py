@@ -12,7 +12,7 @@ from tfseg.infer.dense import DenseResult, segment_dense
 from tfseg.infer.job import Job, SegmentOptions
 from tfseg.infer.networks import DenseModel
 from tfseg.infer.overlay import thumbnail
-from tfseg.infer.segmentation import DenseSegmentation
+from tfseg.infer.segmentation import DenseSegmentation, class_files
 from tfseg.infer.slide import ProgressCallback
 from tfseg.infer.summary import content_hash, describe_dense, describe_windows
 from tfseg.slides.base import Slide
@@ -29,6 +29,8 @@ class DenseJob(Job):
     ) -> None:
         self._model = model
         self._result: DenseResult | None = None
+        if options.outputs.probability:
+            class_files(model.classes)  # names that collide are an error now, not after hours
         super().__init__(source, model.identity, out, options, name, {"dense": asdict(options.dense)})
 
     def _analysed(self, progress: ProgressCallback) -> DenseSegmentation:
@@ -69,7 +71,12 @@ class DenseJob(Job):
 
     def _tissue(self) -> TissueMask | None:
         """None where neither the windows nor the mask ask for it."""
-        kind = self._options.dense.tissue
-        if kind == "none" and not self._options.outputs.tissue_only:
+        dense = self._options.dense
+        if dense.tissue == "none" and not self._options.outputs.tissue_only:
             return None
-        return self._with_tissue(otsu_tissue_mask(self._slide) if kind == "otsu" else tissue_mask(self._slide))
+        if dense.tissue == "otsu":
+            remedy = "Otsu's threshold parts at least two colours; --tissue none segments all of it"
+            return self._with_tissue(otsu_tissue_mask(self._slide), remedy)
+        remedy = f"for faint stains lower --saturation (now {dense.saturation}), or segment all of it: --tissue none"
+        remedy += " without --tissue-only" if self._options.outputs.tissue_only else ""
+        return self._with_tissue(tissue_mask(self._slide, saturation=dense.saturation), remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class SegmentOptions:
         engine: "onnxruntime" or "keras".
         threads: processor threads of ONNX Runtime; None takes all.
         streaming: batches and reading threads.
-        dense: how dense networks cover a slide; cascades take no notice of it.
+        dense: how dense networks cover a slide; with cascades it must be left as it is.
         outputs: what is written.
         force: do again what is finished, and overwrite another slide's results of the same name.
         progress: show a progress bar on stderr.
@@ -106,7 +107,7 @@ class Job(ABC):
         write_json(self._folder / SUMMARY, summary)
         self._release()
         self._state.unlink(missing_ok=True)
-        if self._state.parent.is_dir() and not any(self._state.parent.iterdir()):
+        with contextlib.suppress(OSError):  # others' state is in it, or it was never made
             self._state.parent.rmdir()
         self._segmentation = None
         return summary
@@ -142,12 +143,12 @@ class Job(ABC):
         finally:
             self._seconds[stage] = time.perf_counter() - begun
 
-    def _with_tissue(self, tissue: TissueMask) -> TissueMask:
-        """The mask itself, unless it is empty. Raises SlideError."""
+    def _with_tissue(self, tissue: TissueMask, remedy: str) -> TissueMask:
+        """The mask itself, unless it is empty. Raises SlideError, with what to do for faint stains."""
         if not tissue.mask.any():
             raise SlideError(
                 f"{self._slide.path or self._slide.name}: no tissue: nothing is coloured at {tissue.mpp:g} µm/px. "
-                "Check the slide; for faint stains lower `saturation` (tissue) in the model's config.json."
+                f"Check the slide; {remedy}."
             )
         return tissue
 

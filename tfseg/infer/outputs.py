@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from tfseg.slides.base import Slide
 from tfseg.slides.geojson import PolygonFeature, write_geojson
 from tfseg.slides.rasterise import PixelGrid
 from tfseg.slides.tiff_writer import TileSource, write_pyramid
+from tfseg.types import OutputError
 
 MASK = "mask.tiff"
 POLYGONS, POLYGONS_GZ, OVERLAY, SUMMARY = "polygons.geojson", "polygons.geojson.gz", "overlay.png", "summary.json"
@@ -62,6 +64,13 @@ class OutputOptions:
     probability: bool = False
     compress_polygons: bool = False
     min_area_um2: float = 0.0
+
+    def check(self) -> None:
+        """Raises OutputError for sizes that no mask or polygon can have."""
+        if self.mask_mpp is not None and not 0 < self.mask_mpp < math.inf:
+            raise OutputError(f"--mask-mpp {self.mask_mpp:g}: expected µm per pixel above 0, e.g. 4.")
+        if not self.min_area_um2 >= 0:
+            raise OutputError(f"--min-area-um2 {self.min_area_um2:g}: expected 0 or more µm².")
 
 
 def write_outputs(folder: Path, segmentation: Segmentation, options: OutputOptions) -> dict[str, Any]:

@@ -126,13 +126,23 @@ class DenseSegmentation(Segmentation):
         if not probability:
             return {}
         mpp = grid.step_x * self.slide.mpp
-        names = [CLASS_PROBABILITY.replace("*", class_file_name(one.name)) for one in self.classes]
-        if len(set(names)) < len(names):
-            raise ModelError(f"classes whose probabilities would have the same file: {', '.join(names)}. Rename one.")
+        names = class_files(self.classes)
         return {
             name: Picture(StoredTiles(self.result, index, grid, "heatmap", None), mpp)
             for index, name in enumerate(names, 1)
         }
+
+
+def class_files(classes: Sequence[ClassSpec]) -> list[str]:
+    """Names of the probabilities' files.
+
+    Raises:
+        ModelError: two classes would have one file, also where upper and lower case make no difference.
+    """
+    names = [CLASS_PROBABILITY.replace("*", class_file_name(one.name)) for one in classes]
+    if len({name.casefold() for name in names}) < len(names):
+        raise ModelError(f"classes whose probabilities would have the same file: {', '.join(names)}. Rename one.")
+    return names
 
 
 class StoredTiles:

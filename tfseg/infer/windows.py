@@ -102,7 +102,7 @@ def dense_grid(slide: Slide, spec: ModelSpec, stride_px: int | None = None) -> D
     """
     check_dense(spec)
     assert spec.output_px is not None and spec.output_mpp is not None
-    stride = stride_px or spec.stride_px or min(spec.output_px)
+    stride = (spec.stride_px or min(spec.output_px)) if stride_px is None else stride_px
     if not 0 < stride <= min(spec.output_px):
         raise ModelError(
             f"{spec.name}: a stride of {stride} px leaves gaps between outputs of {spec.output_px[0]} × "
