@@ -17,6 +17,7 @@ from tfseg.train import segmentation
 from tfseg.train.fit import TrainConfig
 from tfseg.train.interrupt import TrainingInterruptedError
 from tfseg.train.segmentation import LossSettings, OptimizerSettings, SegmentationSettings, train_segmentation
+from tfseg.train.stage import fingerprint
 from tfseg.types import CohortError, ModelError, TfsegError
 
 SETTINGS = SegmentationSettings(
@@ -70,6 +71,7 @@ def test_the_run_folder_tells_everything(trained, index):
     assert config["settings"]["augment"]["colour"]["hue_deg"] == 10
     train = index.table[index.table["split"] == "train"]
     assert config["index"]["pixels"]["tumour"] == train["pixels tumour"].sum()
+    assert config["index"]["windows"] == len(train) and config["index"]["fingerprint"] == fingerprint(index.table)
     matrix = trained[1].confusion
     assert matrix.sum() == 2 * 4 * 32 * 32  # every pixel of these slides is labelled
     shown = pd.read_csv(run / "confusion.csv")
@@ -86,6 +88,25 @@ def test_called_again_it_returns_the_same(trained, index):
     assert (out / "model.keras").stat().st_mtime_ns == before
     with pytest.raises(TfsegError, match=r"settings.loss.dice: 0\.0 → 1\.0"):
         train_segmentation(index, out, changed(loss=LossSettings(dice=1.0)))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_it_does_not_go_on_with_other_windows(trained, index, split):
+    """Of any split, and where the sums that weight the classes stay: two windows change places."""
+    rows = index.table.index[index.table["split"] == split]
+    moved = index.table.copy()
+    moved.loc[rows[:2], ["x", "y"]] = moved.loc[rows[1::-1], ["x", "y"]].to_numpy()
+    with pytest.raises(TfsegError, match="index.fingerprint"):
+        train_segmentation(dataclasses.replace(index, table=moved), trained[0], SETTINGS)
+
+
+def test_it_does_not_go_on_with_another_annotation_of_the_validation_slide(trained, index, tmp_path):
+    cohort = toy.cohort(tmp_path)
+    drawn = tmp_path / "val.geojson"
+    drawn.write_text(drawn.read_text().replace("[64, 128]", "[80, 128]"))
+    other = build_index(cohort, index.config, tmp_path / "index", workers=1, progress=False)
+    with pytest.raises(TfsegError, match="index.fingerprint"):
+        train_segmentation(other, trained[0], SETTINGS)
 
 
 def test_stopped_in_an_epoch_it_ends_with_the_same_weights(trained, index, tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def train_segmentation(index: PatchIndex, out: str | Path, settings: Segmentatio
         Objective(terms, lambda: {OUTPUT: [MeanIoU(len(index.classes))]}, _optimizer(settings)),
         {
             "settings": {**asdict(settings), "train": None, "augment": augment and asdict(augment)},
-            "index": {**asdict(index.config), "windows": fingerprint(index.table), **counts},
+            "index": {**asdict(index.config), "fingerprint": fingerprint(index.table), **counts},
         },
     )
     spec, matrix = finish(model, spec, out, result, validation_data, config.seed, "pixels")
