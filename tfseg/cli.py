@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,7 +66,6 @@ def _index() -> Command:
             skip_broken: leave unreadable slides out, naming them, instead of stopping.
         """
         is_dense = kind == DenseIndexConfig.kind
-        _check_unused(is_dense, config != IndexConfig(), dense != DenseIndexConfig() or bool(elastic))
         table = find_table(classes or ("tissue_types" if is_dense else "h2g")).with_aliases(map)
         chosen: IndexConfig | DenseIndexConfig = dense if is_dense else config
         if saturation is not None:
@@ -86,11 +85,21 @@ def _index() -> Command:
     return index
 
 
-def _check_unused(is_dense: bool, patches_set: bool, dense_set: bool) -> None:
-    """An option of the other kind would be ignored without a word."""
-    if is_dense and patches_set:
-        raise TfsegError("tfseg index --kind dense takes its options as --dense.…, e.g. --dense.mpp 0.5. See --help.")
-    if not is_dense and dense_set:
+def _check_unused(arguments: Sequence[str]) -> None:
+    """An option of the other kind would be ignored without a word, also one that gives the default of its kind."""
+    from tfseg.data.index_config import IndexConfig
+
+    words = [word.replace("=", " ", 1).split(" ") for word in arguments if word.startswith("--")]
+    given = {word[0].replace("_", "-") for word in words}
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    is_dense = "--kind=dense" in arguments or ("--kind", "dense") in pairs
+    patches = sorted(given & {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(IndexConfig)})
+    if is_dense and patches:
+        raise TfsegError(
+            f"tfseg index --kind dense has no {', '.join(patches)}: it takes its options as --dense.…, e.g. "
+            "--dense.mpp 0.5. See --help."
+        )
+    if not is_dense and any(word.startswith("--dense.") or word == "--elastic" for word in given):
         raise TfsegError("--dense.… and --elastic are for segmentation networks: add --kind dense.")
 
 
@@ -207,7 +216,8 @@ def _segment() -> Command:
             slides: slides or pictures.
             model: folder that `tfseg train` wrote.
             out: gets a folder a slide.
-            options: how. Those under "dense" are for dense networks alone.
+            options: how. --stride-px, --border, --tissue, --saturation, --min-tissue, --background, --threshold,
+                --thresholds and --below are for dense networks alone; with another model they are an error.
         """
         if not slides:
             raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
@@ -407,6 +417,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"tfseg: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     try:
+        if name == "index":
+            _check_unused(rest)
         command = COMMANDS[name][1]()
         return tyro.cli(command, args=rest, prog=f"tfseg {name}", config=(tyro.conf.AvoidSubcommands,)) or 0
     except TrainingInterruptedError as stopped:

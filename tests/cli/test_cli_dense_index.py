@@ -53,6 +53,10 @@ def test_classes_and_copies_of_ones_own(tfseg, cohort, tmp_path):
     ("options", "words"),
     [
         (("--kind", "dense", "--mpp", "0.5"), ("--dense.mpp",)),
+        (("--kind", "dense", "--mpp", "1.0"), ("no --mpp", "--dense.mpp")),
+        (("--kind=dense", "--min_tissue=0.25"), ("no --min-tissue",)),
+        (("--kind", "dense", "--patch-px", "256", "--stride-px", "256"), ("no --patch-px, --stride-px",)),
+        (("--dense.mpp", "0.5"), ("--kind dense",)),
         (("--dense.mpp", "0.25"), ("--kind dense",)),
         ((*WINDOW, "--classes", "dmnn"), ("'dmnn'", "tissue_types", "JSON")),
         ((*WINDOW, "--elastic", "carcinoma:2"), ("'carcinoma:2'", "CLASS=COPIES")),
