@@ -107,7 +107,7 @@ def network():
         if name not in built:
             keras.utils.set_random_seed(0)
             model, random = build(name, **arguments(name)), np.random.default_rng(1)
-            model.set_weights([w + random.uniform(0.01, 0.05, w.shape).astype(w.dtype) for w in model.get_weights()])
+            model.set_weights([w + random.uniform(-0.04, 0.04, w.shape).astype(w.dtype) for w in model.get_weights()])
             built[name] = model
         return built[name]
 
@@ -194,6 +194,8 @@ def test_trains_a_step_in_mixed_precision(name):
     try:
         model = build(name, **arguments(name))
         assert {p.dtype for p in model.output.values()} == {"float32"}
+        for output, found in model(batch(model), training=False).items():
+            np.testing.assert_allclose(np.sum(found, axis=-1), 1, atol=1e-5, err_msg=output)
         targets = {key: np.zeros((2, *p.shape[1:]), "float32") for key, p in model.output.items()}
         for target in targets.values():
             target[..., 1] = 1
