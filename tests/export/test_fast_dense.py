@@ -89,6 +89,7 @@ def test_the_graphs_own_fields_are_those_of_the_slide():
     [
         (spec_of((0.5, 0.8)), "1.6 times"),
         (spec_of((1.0, 0.5)), "0.5 times"),
+        (dataclasses.replace(spec_of((0.5, 1.0)), output_mpp=1.0), "output has 1 µm/px and image_20x 0.5"),
         (spec_of((0.5, 1.5), field_px=33, output_px=(16, 16)), "cannot be cut out"),
     ],
 )

@@ -39,10 +39,16 @@ def with_one_input(model: keras.Model, spec: ModelSpec) -> tuple[keras.Model, Mo
         the network speaks for; ``provenance["padding_px"]`` says how much of the output around it is padding.
 
     Raises:
-        ExportError: a field is no whole number of times coarser than the first, or its edges fall between pixels.
+        ExportError: a field is no whole number of times coarser than the first, the output's pixels are not the
+            first's, or edges fall between pixels.
     """
     finest = spec.inputs[0].mpp
     assert finest is not None and spec.output_px is not None and spec.output_mpp is not None
+    if abs(spec.output_mpp / finest - 1) > _WHOLE:
+        raise ExportError(
+            f"{spec.name}: the output has {spec.output_mpp:g} µm/px and {spec.inputs[0].name} {finest:g}. A graph that "
+            "makes its own fields pads its output to the pixels of its first field, so both must be the same."
+        )
     factors = [_factor(spec, one) for one in spec.inputs]
     height, width = (
         max(one.size_px[axis] * factor for one, factor in zip(spec.inputs, factors, strict=True)) for axis in (0, 1)
