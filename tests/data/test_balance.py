@@ -95,6 +95,8 @@ def test_rates_from_words():
         {"benign epithelial": 3, "carcinoma": 0},
         ("benign epithelial", "carcinoma"),
     )
+    with pytest.raises(CohortError, match=r"'carcinoma=1': class 'carcinoma' stands twice"):
+        read_rates(("carcinoma=2", "carcinoma=1"), TISSUE_TYPES)
     assert read_rates(("dmmn",), TISSUE_TYPES) == (TISSUE_RATES, TISSUE_ORDER)
 
 

@@ -143,6 +143,18 @@ def test_class_counts_are_kept_beside_the_index(index, folder):
         read_class_counts(folder)
 
 
+def test_files_of_an_earlier_index_do_not_stay(index, small_index, tmp_path):
+    index.save(tmp_path)
+    for name in ("class_balance.csv", "class_balance.png"):
+        (tmp_path / name).write_text("old")
+    counts = (tmp_path / "class_counts.json").read_bytes()
+    small_index.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"patches.parquet", "summary.csv", "index.json"}
+    (tmp_path / "class_counts.json").write_bytes(counts)
+    with pytest.raises(CohortError, match=r"class_counts\.json: counts 6 windows.*patches of a classifier"):
+        read_class_counts(tmp_path)
+
+
 def test_patches_of_a_classifier_have_no_counts(small_index):
     with pytest.raises(CohortError, match=r"no column 'pixels non-tumour'.*--kind dense"):
         window_counts(small_index.table, small_index.classes)

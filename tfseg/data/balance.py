@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tfseg.data.class_counts import window_counts
-from tfseg.data.index import ELASTIC_COPY, PatchIndex
+from tfseg.data.index import BALANCE_PICTURE, BALANCE_TABLE, ELASTIC_COPY, PatchIndex
 from tfseg.data.index_config import class_order
 from tfseg.data.index_labels import window_classes
 from tfseg.files import atomic_path
@@ -29,8 +29,6 @@ TISSUE_RATES: dict[str, int] = {
 """r_c of the DMMN paper, section 3: deformed copies of a window by its class."""
 TISSUE_ORDER = ("benign epithelial", "carcinoma", "necrotic", "background")
 """Class order of the DMMN paper, first the one that wins."""
-
-BALANCE_TABLE, BALANCE_PICTURE = "class_balance.csv", "class_balance.png"
 
 
 def expand(index: PatchIndex, rates: Mapping[str, int], order: Sequence[str] = ()) -> PatchIndex:
@@ -71,7 +69,7 @@ def read_rates(words: Sequence[str], classes: ClassTable) -> tuple[dict[str, int
     """(rates, order) from words CLASS=COPIES, first the class that wins; ("dmmn",) takes the paper's.
 
     Raises:
-        CohortError: a word of another form, or of no class.
+        CohortError: a word of another form, of no class, or of a class that stood before.
     """
     order: tuple[str, ...] = TISSUE_ORDER
     rates = dict(TISSUE_RATES)
@@ -81,6 +79,8 @@ def read_rates(words: Sequence[str], classes: ClassTable) -> tuple[dict[str, int
             name, _, copies = word.rpartition("=")
             if not name or not copies.isdecimal():
                 raise CohortError(f"elastic copies {word!r}: expected CLASS=COPIES, as carcinoma=2, or dmmn alone.")
+            if name in rates:
+                raise CohortError(f"elastic copies {word!r}: class {name!r} stands twice. Give each class once.")
             rates[name] = int(copies)
         order = tuple(rates)
     class_order(tuple(rates), classes)

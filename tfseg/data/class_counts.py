@@ -72,13 +72,20 @@ def read_class_counts(folder: str | Path, split: str = "train") -> dict[str, Any
     """:func:`class_counts` of a split as they were counted when the index was made.
 
     Raises:
-        CohortError: the folder has no such file, or it no such split.
+        CohortError: the folder has no such file, it is of another index, or has no such split.
     """
     path = Path(folder) / COUNTS_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CohortError(f"{path}: cannot be read ({error}). No index of windows? {_HINT}") from error
+    index = json.loads(beside.read_text(encoding="utf-8")) if (beside := path.with_name("index.json")).is_file() else {}
+    counted = sum(one["windows"] for one in content.values())
+    if index and (index.get("kind") != "dense" or index["patches"] != counted):
+        raise CohortError(
+            f"{path}: counts {counted} windows, but the index beside it holds {index['patches']} "
+            f"{'windows' if index.get('kind') == 'dense' else 'patches of a classifier'}. {_HINT}"
+        )
     if split not in content:
         raise CohortError(f"{path}: no windows in split {split!r}. Splits with windows: {', '.join(content)}.")
     return content[split]

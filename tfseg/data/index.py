@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import tfseg
-from tfseg.data.class_counts import pixel_column, write_class_counts
+from tfseg.data.class_counts import COUNTS_FILE, pixel_column, write_class_counts
 from tfseg.data.cohort import Cohort
 from tfseg.data.index_config import DenseIndexConfig, IndexConfig
 from tfseg.data.index_slide import AnyIndexConfig, SlidePatches
@@ -28,6 +28,8 @@ __all__ = ["DenseIndexConfig", "IndexConfig", "PatchIndex", "build_index"]
 _TABLE, _SUMMARY, _INDEX = "patches.parquet", "summary.csv", "index.json"
 _CONFIGS: dict[str, type[IndexConfig] | type[DenseIndexConfig]] = {c.kind: c for c in (IndexConfig, DenseIndexConfig)}
 _FORMAT, _VERSION = "tfseg-index", 1
+BALANCE_TABLE, BALANCE_PICTURE = "class_balance.csv", "class_balance.png"
+_OF_ANOTHER_INDEX = (COUNTS_FILE, BALANCE_TABLE, BALANCE_PICTURE)
 ELASTIC_COPY = "elastic_copy"
 """Column of a table that ``tfseg.data.balance.expand`` made: 0 is the window as it is, k its k-th deformed copy."""
 
@@ -89,9 +91,12 @@ class PatchIndex:
     def save(self, folder: str | Path) -> None:
         """Writes patches.parquet, summary.csv and, last, index.json; each whole or not at all.
 
-        Of windows also class_counts.json: per split the annotated pixels of each class.
+        Of windows also class_counts.json: per split the annotated pixels of each class. What was written beside an
+        earlier index there, its counts and its class balance, is deleted first.
         """
         folder = Path(folder)
+        for name in _OF_ANOTHER_INDEX:
+            (folder / name).unlink(missing_ok=True)
         if isinstance(self.config, DenseIndexConfig):
             write_class_counts(self.table, self.classes, folder)
         with atomic_path(folder / _TABLE) as temporary:
