@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -19,9 +21,10 @@ import pytest
 from small_cohort import BOXES, CONFIG, MPP, write_annotation
 
 from tfseg.data import index_labels, index_slide
-from tfseg.data.cohort import Cohort
-from tfseg.data.index import IndexConfig, PatchIndex, build_index
+from tfseg.data.cohort import Cohort, CohortRow
+from tfseg.data.index import DenseIndexConfig, IndexConfig, PatchIndex, build_index
 from tfseg.data.overview import DROPPED
+from tfseg.slides.class_table import ClassTable
 from tfseg.types import CohortError, SlideError
 
 PATCH = int(CONFIG.patch_px * CONFIG.mpp / MPP)  # 64 level-0 pixels
@@ -150,6 +153,14 @@ def test_finished_slides_are_not_done_again(tmp_path, make_small_cohort, monkeyp
     assert done == ["s1", "s0"]
     build(path, tmp_path / "out", dataclasses.replace(CONFIG, min_tissue=0.5))
     assert sorted(done[2:]) == ["s0", "s1"]
+
+
+def test_parts_of_patches_keep_the_key_of_the_first_release(tmp_path):
+    row = CohortRow("s", tmp_path / "s.png", None, "train", {})
+    key = index_slide.part_key(row, IndexConfig(), ClassTable.h2g())
+    content = [1, asdict(IndexConfig()), asdict(ClassTable.h2g()), [[str(row.slide), None, None]], None]
+    assert key == hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    assert key != index_slide.part_key(row, DenseIndexConfig(), ClassTable.h2g())
 
 
 def test_parallel_gives_the_same_index(tmp_path, make_small_cohort):

@@ -27,7 +27,7 @@ from tfseg.slides.class_table import ClassTable
 from tfseg.slides.tissue import tissue_mask
 from tfseg.types import IGNORE, SlideError
 
-_PART_VERSION = 2
+_PART_VERSION, _DENSE_PART_VERSION = 1, 2
 _METADATA = b"tfseg"
 
 AnyIndexConfig = IndexConfig | DenseIndexConfig
@@ -52,7 +52,8 @@ class SlidePatches:
 def part_key(row: CohortRow, config: AnyIndexConfig, classes: ClassTable) -> str:
     """Changes whenever the part would: configuration, classes, or path, size and time of change of the files."""
     files = [_stamp(path) for path in (row.slide, row.annotation) if path is not None]
-    content = [_PART_VERSION, config.kind, asdict(config), asdict(classes), files, row.mpp]
+    kind = [_DENSE_PART_VERSION, config.kind] if isinstance(config, DenseIndexConfig) else [_PART_VERSION]
+    content = [*kind, asdict(config), asdict(classes), files, row.mpp]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -71,7 +72,10 @@ def load_part(row: CohortRow, out: Path, key: str) -> SlidePatches | None:
         content = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
     except (pa.ArrowException, OSError, ValueError):
         return None
-    return SlidePatches(table.to_pandas(), content["info"]) if content.get("key") == key else None
+    if content.get("key") != key:
+        return None
+    annotation = str(row.annotation) if row.annotation else None  # parts of patches did not always say
+    return SlidePatches(table.to_pandas(), {"annotation": annotation, **content["info"]})
 
 
 def index_slide(row: CohortRow, config: AnyIndexConfig, classes: ClassTable, out: Path, key: str) -> None:
@@ -90,10 +94,11 @@ def index_slide(row: CohortRow, config: AnyIndexConfig, classes: ClassTable, out
         _check_size(slide, grid)
         patches, no_tissue = _tissue_patches(tissue.fractions(grid), grid, config)
         if patches.empty:
+            option = "--dense.min-tissue" if isinstance(config, DenseIndexConfig) else "--min-tissue"
             raise SlideError(
                 f"{row.slide}: no tissue: none of {grid.shape[0]} × {grid.shape[1]} patches has more than "
                 f"{config.min_tissue:.0%} of it. Check the slide; for faint stains lower the tissue finder's "
-                "saturation (--saturation, 20 unless given) or --min-tissue."
+                f"saturation (--saturation, 20 unless given) or {option}."
             )
         if isinstance(config, DenseIndexConfig):
             label_windows(patches, annotation, slide, config, classes)
