@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,11 @@ import tifffile
 
 from tfseg.data.cohort import Cohort
 from tfseg.evaluation import evaluate_cohort
+from tfseg.evaluation_classes import segmented_classes
+from tfseg.files import write_json
+from tfseg.slides.class_table import ClassTable
 from tfseg.slides.tiff_writer import write_pyramid
-from tfseg.types import CohortError
+from tfseg.types import IGNORE, CohortError
 
 SIZE = 256
 
@@ -54,6 +59,52 @@ def test_scores_tables_and_pictures(cohort, tmp_path):
     text = (out / "summary.md").read_text(encoding="utf-8")
     assert "## By grade" in text and "0.996 ± 0.004" in text
     assert bool(pd.read_csv(out / "tukey.csv").differs[0])
+
+
+def summaries(folder, names):
+    for i in range(3):
+        write_json(folder / f"s{i}" / "summary.json", {"mask": {"classes": dict(enumerate(names))}})
+    return folder
+
+
+def test_pixels_without_a_class_are_missed(cohort, tmp_path):
+    folder = segmentation(tmp_path / "one", [0, 0, 0])
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:, : SIZE // 2] = 1
+    mask[: SIZE // 4] = 255
+    write_pyramid(folder / "s0" / "mask.tiff", mask, mpp=0.5, kind="label")
+    table = evaluate_cohort(cohort, {"one": folder}, tmp_path / "out").set_index("slide_name")
+    assert table.loc["s0", ["recall", "precision", "accuracy"]].tolist() == [0.75, 1.0, 0.75]
+    assert table.loc["s0", "pixels tumour as no class"] == SIZE * SIZE / 8
+    assert table.loc["s0", "truth_mm2"] == table.loc["s1", "truth_mm2"]
+
+
+def test_two_classes_of_other_names_in_any_design(cohort, tmp_path):
+    designs = {name: segmentation(tmp_path / name, [0, 0, 0]) for name in ("one", "two")}
+    summaries(designs["one"], ["non-tumour", "tumour"])
+    summaries(designs["two"], ["tumour", "non-tumour"])
+    with pytest.raises(CohortError, match=r"two.s0: segmented into the classes tumour, non-tumour"):
+        evaluate_cohort(cohort, designs, tmp_path / "out")
+    evaluate_cohort(cohort, {"one": designs["one"]}, tmp_path / "out")
+    assert "nobody annotated" not in (tmp_path / "out" / "summary.md").read_text()
+    designs = {"own": summaries(designs["two"], ["glass", "gland"])}
+    plain = segmented_classes([designs["own"]])
+    for rest, said in ((IGNORE, "does not count (rest: ignore)"), (0, "counts as glass (rest)")):
+        evaluate_cohort(cohort, designs, tmp_path / "own", classes=dataclasses.replace(plain, rest=rest))
+        assert f"What nobody annotated {said}" in (tmp_path / "own" / "summary.md").read_text()
+
+
+def test_nothing_is_trained_for_an_evaluation_that_cannot_be(cohort, tmp_path):
+    from tfseg.comparison import compare
+
+    trained: list[str] = []
+    designs = {"one": lambda: trained.append("one")}
+    with pytest.raises(CohortError, match="no column 'stage'"):
+        compare(cohort, designs, tmp_path, ("stage",), ClassTable.h2g())
+    blank = Cohort(cohort.path, cohort.table.assign(annotation=""))
+    with pytest.raises(CohortError, match="no slide has an annotation"):
+        compare(blank, designs, tmp_path, (), ClassTable.h2g())
+    assert trained == []
 
 
 def test_missing_segmentation_names_slide_and_command(cohort, tmp_path):

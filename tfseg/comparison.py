@@ -14,7 +14,7 @@ import tyro
 from tfseg.data.balance import expand, read_rates, write_balance
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import DenseIndexConfig, build_index
-from tfseg.evaluation import evaluate_cohort
+from tfseg.evaluation import check_evaluation, evaluate_cohort
 from tfseg.export.onnx import export_onnx
 from tfseg.files import write_json
 from tfseg.infer.cascade import SegmentOptions, segment_slides
@@ -51,8 +51,10 @@ def compare(
         the table of scores.csv.
 
     Raises:
+        CohortError: before any training, no slide has an annotation, or a column of ``by`` is missing.
         TfsegError: slides could not be segmented; names each.
     """
+    check_evaluation(test, by)  # now, not after days of training
     folders, seconds = {}, {}
     for name, train in designs.items():
         start = time.perf_counter()

@@ -8,15 +8,15 @@ from pathlib import Path
 import pandas as pd
 
 from tfseg.data.cohort import Cohort, CohortRow
-from tfseg.evaluation_classes import score_design, write_designs
+from tfseg.evaluation_classes import check_names, score_design, write_designs
 from tfseg.files import atomic_path, write_text
 from tfseg.infer.evaluate import evaluate_slide
-from tfseg.infer.outputs import MASK
+from tfseg.infer.outputs import MASK, SUMMARY
 from tfseg.metrics.plots import box_plot
 from tfseg.metrics.tables import markdown, need_columns, summarise, tukey, tukey_lines
 from tfseg.slides.base import open_slide
 from tfseg.slides.class_table import ClassTable
-from tfseg.types import CohortError
+from tfseg.types import H2G_CLASSES, IGNORE, CohortError
 
 SCORES = ("recall", "precision", "dice")
 
@@ -60,13 +60,12 @@ def evaluate_cohort(
         CohortError: no annotated slide, a column or a segmentation is missing, or has other classes; names it.
     """
     out, classes = Path(out), classes or ClassTable.h2g()
-    rows = [row for row in cohort.rows() if row.annotation is not None]
-    if not rows:
-        raise CohortError(f"{cohort.path}: no slide has an annotation to compare with. Fill the column annotation.")
-    known = pd.DataFrame([{"split": row.split, **row.values} for row in rows])
-    need_columns(known, by, str(cohort.path))
+    rows = check_evaluation(cohort, by)
     masks = {(design, row.slide_name): _mask(folder, row) for design, folder in segmentations.items() for row in rows}
-    if len(classes.classes) > 2:
+    names = [spec.name for spec in classes.classes]
+    for path in masks.values():
+        check_names(path.with_name(SUMMARY), names)
+    if len(names) > 2:
         found = {d: score_design(Path(f), rows, by, classes, within_tissue) for d, f in segmentations.items()}
         return write_designs(found, out, by, classes.classes, baselines)
     scores = []
@@ -79,8 +78,21 @@ def evaluate_cohort(
             manifest = {column: {"split": row.split, **row.values}[column] for column in by}
             scores.append({"design": design, "slide_name": row.slide_name, **manifest, **values})
     table = pd.DataFrame(scores)
-    _write(table, out, by, baselines)
+    _write(table, out, by, baselines, _what_rest_is(classes))
     return table
+
+
+def check_evaluation(cohort: Cohort, by: Sequence[str]) -> list[CohortRow]:
+    """The annotated slides of a cohort.
+
+    Raises:
+        CohortError: there are none, or the manifest lacks a column of ``by``.
+    """
+    rows = [row for row in cohort.rows() if row.annotation is not None]
+    if not rows:
+        raise CohortError(f"{cohort.path}: no slide has an annotation to compare with. Fill the column annotation.")
+    need_columns(pd.DataFrame([{"split": row.split, **row.values} for row in rows]), by, str(cohort.path))
+    return rows
 
 
 def _mask(folder: Path, row: CohortRow) -> Path:
@@ -93,14 +105,23 @@ def _mask(folder: Path, row: CohortRow) -> Path:
     return path
 
 
-def _write(table: pd.DataFrame, out: Path, by: Sequence[str], baselines: Sequence[str]) -> None:
+def _what_rest_is(classes: ClassTable) -> str:
+    """A line for the summary; H2G-Net's needs none."""
+    if classes.classes == H2G_CLASSES:
+        return ""
+    if classes.rest == IGNORE:
+        return "What nobody annotated does not count (rest: ignore).\n\n"
+    return f"What nobody annotated counts as {classes.classes[classes.rest].name} (rest).\n\n"
+
+
+def _write(table: pd.DataFrame, out: Path, by: Sequence[str], baselines: Sequence[str], about: str) -> None:
     with atomic_path(out / "scores.csv") as temporary:
         table.to_csv(temporary, index=False)
     parts = {"All slides": summarise(table, SCORES, "design")}
     parts |= {f"By {column}": summarise(table, SCORES, ["design", column]) for column in by}
     with atomic_path(out / "summary.csv") as temporary:
         pd.concat([part.assign(part=name) for name, part in parts.items()]).to_csv(temporary, index=False)
-    text = "".join(f"## {name}\n\n{markdown(part)}\n" for name, part in parts.items())
+    text = about + "".join(f"## {name}\n\n{markdown(part)}\n" for name, part in parts.items())
     box_plot(table, out / "boxes.png")
     for column in by:
         box_plot(table, out / f"boxes_{column}.png", hue=column)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tfseg.data.cohort import CohortRow
 from tfseg.files import atomic_path, write_text
 from tfseg.infer.dense import class_file_name
-from tfseg.infer.evaluate import ClassCounts, count_classes
+from tfseg.infer.evaluate import NO_CLASS, ClassCounts, count_classes
 from tfseg.infer.outputs import MASK, SUMMARY
 from tfseg.infer.segmentation import CLASS_PROBABILITY
 from tfseg.metrics.curves import class_curves
@@ -26,7 +26,6 @@ from tfseg.slides.class_table import ClassTable
 from tfseg.slides.known_tables import TABLES
 from tfseg.types import ClassSpec, CohortError
 
-NO_CLASS = "no class"
 _MEANS = tuple(f"{score} mean" for score in SCORES)
 
 
@@ -74,7 +73,6 @@ def score_design(
     table, pooled = [], []
     for row in rows:
         place = folder / row.slide_name
-        _check_names(place / SUMMARY, names)
         probabilities = {index: place / file for index, file in files.items()}
         with open_slide(row.slide, mpp=row.mpp) as slide:
             counts = count_classes(place / MASK, slide, row.annotation or "", classes, probabilities, within_tissue)
@@ -116,7 +114,8 @@ def _named_classes(summary: Path) -> list[str] | None:
         return None
 
 
-def _check_names(summary: Path, names: Sequence[str]) -> None:
+def check_names(summary: Path, names: Sequence[str]) -> None:
+    """Raises CohortError where a slide's summary names other classes than ``names``; none is taken as it is."""
     named = _named_classes(summary)
     if named is not None and named != list(names):
         raise CohortError(

@@ -135,8 +135,9 @@ def test_counts_of_classes_agree_with_the_scores_and_know_pixels_without_a_class
     assert counts.confusion.sum() == np.sum(truth[:, 300:] != IGNORE)
     assert counts.histograms[1][1, 200] == counts.confusion[1, 1] == np.sum((truth == 1) & (mask == 1))
     assert counts.histograms[1].sum() == np.sum(truth != IGNORE)
-    with pytest.raises(AnnotationError, match=r"none\.tif: value 255 is no class"):
-        evaluate_slide(tmp_path / "none.tif", slide, annotation)
+    scores = evaluate_slide(tmp_path / "none.tif", slide, annotation)
+    assert scores["recall"] == counts.confusion[1, 1] / np.sum(truth == 1)
+    assert scores["pixels tumour as no class"] == counts.missed[1]
 
 
 def test_probabilities_of_another_slide(tmp_path, slide, annotation):

@@ -21,6 +21,7 @@ from tfseg.slides.tissue import TissueMask, tissue_mask
 from tfseg.types import IGNORE, AnnotationError
 
 _TOLERANCE = 0.02
+NO_CLASS = "no class"
 
 
 class ClassCounts(NamedTuple):
@@ -78,7 +79,7 @@ def count_classes(
         rasters = {index: opened(path) for index, path in (probabilities or {}).items()}
         tissue = tissue_mask(slide) if within_tissue else None
         for part, truth in _truth(annotation, mask.grid, tissue):
-            found, known = _classes_on(mask, part, truth, count, may_be_none=True), truth != IGNORE
+            found, known = _classes_on(mask, part, truth, count), truth != IGNORE
             matrix += confusion(truth, np.where(found == IGNORE, count, found), count + 1)
             for index, raster in rasters.items():
                 histograms[index] += score_histogram(truth[known] == index, raster.read(part)[known])
@@ -113,7 +114,8 @@ def evaluate_slide(
     Returns:
         "recall", "precision", "dice", "iou" of the foreground class; "truth_mm2", "predicted_mm2" (its areas) and
         "evaluated_mm2"; "mpp_x", "mpp_y" of the comparison; all of :func:`scores_from_confusion` ("dice tumour", …,
-        "accuracy"); and the confusion matrix as "pixels <true> as <predicted>".
+        "accuracy"); and the confusion matrix as "pixels <true> as <predicted>". Where the mask is 255, no class,
+        annotated pixels count as missed, and there are also "pixels <true> as no class".
 
     Raises:
         AnnotationError: mask or annotation cannot be read, or the mask is not of this slide, or holds other values than
@@ -130,21 +132,22 @@ def evaluate_slide(
         _check_extent(mask, slide)
         grid = _grid(mask, slide, mpp)
         tissue = tissue_mask(slide) if within_tissue else None
-        matrix = _confusion(mask, annotation, grid, tissue, len(names))
+        matrix, missed = _confusion(mask, annotation, grid, tissue, len(names))
     finally:
         mask.close()
-    scores = scores_from_confusion(matrix, names)
+    scores = scores_from_confusion(matrix, names, missed=missed)
     name = names[foreground]
     pixel_mm2 = grid.step_x * grid.step_y * slide.mpp**2 / 1e6
     return {
         **{score: scores[f"{score} {name}"] for score in SCORES},
-        "truth_mm2": float(matrix[foreground].sum() * pixel_mm2),
+        "truth_mm2": float((matrix[foreground].sum() + missed[foreground]) * pixel_mm2),
         "predicted_mm2": float(matrix[:, foreground].sum() * pixel_mm2),
-        "evaluated_mm2": float(matrix.sum() * pixel_mm2),
+        "evaluated_mm2": float((matrix.sum() + missed.sum()) * pixel_mm2),
         "mpp_x": grid.step_x * slide.mpp,
         "mpp_y": grid.step_y * slide.mpp,
         **scores,
         **{f"pixels {t} as {p}": float(matrix[i, j]) for i, t in enumerate(names) for j, p in enumerate(names)},
+        **({f"pixels {t} as {NO_CLASS}": float(missed[i]) for i, t in enumerate(names)} if missed.any() else {}),
     }
 
 
@@ -172,11 +175,13 @@ def _grid(mask: LabelRaster, slide: Slide, mpp: float | None) -> PixelGrid:
 
 def _confusion(
     mask: LabelRaster, annotation: Annotation, grid: PixelGrid, tissue: TissueMask | None, num_classes: int
-) -> NDArray[np.int64]:
-    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(C, C), row = truth, column = prediction; and (C,), pixels that the mask gives no class."""
+    matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for part, truth in _truth(annotation, grid, tissue):
-        matrix += confusion(truth, _classes_on(mask, part, truth, num_classes), num_classes)
-    return matrix
+        found = _classes_on(mask, part, truth, num_classes)
+        matrix += confusion(truth, np.where(found == IGNORE, num_classes, found), num_classes + 1)
+    return matrix[:num_classes, :num_classes], matrix[:num_classes, num_classes]
 
 
 def _truth(
@@ -191,14 +196,10 @@ def _truth(
             yield part, truth
 
 
-def _classes_on(
-    mask: LabelRaster, part: PixelGrid, truth: NDArray[np.uint8], num_classes: int, may_be_none: bool = False
-) -> NDArray[np.uint8]:
-    """The mask's values; those where the truth is known are class indices, or 255 where ``may_be_none``."""
+def _classes_on(mask: LabelRaster, part: PixelGrid, truth: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
+    """The mask's values; those where the truth is known are class indices, or 255: no class."""
     prediction = mask.read(part)
-    wrong = (truth != IGNORE) & (prediction >= num_classes)
-    if may_be_none:
-        wrong &= prediction != IGNORE
+    wrong = (truth != IGNORE) & (prediction >= num_classes) & (prediction != IGNORE)
     if wrong.any():
         raise AnnotationError(
             f"{mask.path}: value {prediction[wrong][0]} is no class. Expected 0..{num_classes - 1}, "
