@@ -185,3 +185,10 @@ def test_turns_want_squares():
     with pytest.raises(ModelError, match="square"):
         WindowPlan(oblong, (64, 32), 0.5, DMMN_AUGMENT)
     WindowPlan(oblong, (64, 32), 0.5, CD_UNET_AUGMENT)
+
+
+def test_the_widest_field_bends_to_its_edges():
+    elastic = multi_level_augment(5).geometry.elastic
+    x = np.float32([[300, 400, 500]])
+    moved, _ = elastic.draw(np.random.default_rng(0))(x, np.zeros_like(x))
+    assert len(set((moved - x).round(3).ravel().tolist())) == 3  # of 512 px at 2 µm/px, 1024 µm

@@ -31,7 +31,7 @@ class Colour:
         saturation: factor in 1 ± this.
         hue_deg: by up to this, either way.
         heavy: any hue, saturation times 0.2..2, channels times 0.7..1.3: colours no longer help.
-        clahe: equalise the lightness with a clip limit of 1..1 + this.
+        clahe: equalise the lightness with a clip limit of 1..1 + this, each field by its own histogram.
         pca: σ of the shift along the principal axes of the first field's colours, in their standard deviations.
         emboss: mix in by up to this.
         blur_px, glass_px, motion_px: σ, reach and length of the blurs, up to this, in pixels of the first field.

@@ -89,7 +89,7 @@ def multi_level_augment(level: int) -> DenseAugment:
         crop=0.1 + 0.1 * part,
         shift=0.1 * part,
         shear_deg=10.0 * part,
-        elastic=ElasticGrid(sigma_px=8.0 * part) if late else None,
+        elastic=ElasticGrid(33, 8.0 * part, window_px=2048) if late else None,
         grid_distortion=0.3 * part * late,
         optical_distortion=0.2 * part * late,
     )
