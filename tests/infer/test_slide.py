@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +261,19 @@ def test_tissue_fraction_decides():
     mask[:9, 32:64] = True
     found = heatmap(slide, darkness, classifier_spec(), TissueMask(mask, 1.0, 1.0, slide.size), min_tissue=0.25)
     assert np.argwhere(found.classified).tolist() == [[0, 1]]
+
+
+def test_a_folder_of_checkpoints_that_vanishes_is_made_again(tmp_path, monkeypatch):
+    """As when the slide before, just finished, removes the empty folder of states."""
+    mkdir, left = Path.mkdir, [1]
+
+    def vanishes(self, *args, **kwargs):
+        mkdir(self, *args, **kwargs)
+        if left[0]:
+            left[0] -= 1
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", vanishes)
+    path = tmp_path / "state/s.npz"
+    heatmap(array_slide(), darkness, classifier_spec(), checkpoint=Checkpoint(path, "a"))
+    assert path.is_file() and left == [0]
