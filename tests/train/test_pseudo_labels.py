@@ -17,13 +17,14 @@ from tfseg.slides.annotations import load_annotation
 from tfseg.slides.base import open_slide
 from tfseg.slides.class_table import ClassTable
 from tfseg.slides.known_tables import TABLES
+from tfseg.train import pseudo_labels
 from tfseg.train.pseudo_labels import LabelCounts, label_slide, raster_codes
 from tfseg.types import IGNORE, CohortError
 
 HEIGHT, WIDTH = 75, 110
 TABLE = ClassTable.plain(CLASSES)
 BOXES = [("red one", (45, 35, 60, 45)), ("blue", (0, 0, 30, 10)), ("ignore me", (0, 0, 5, 5))]
-"""Red and blue where the network says green, red or glass; the ignored corner is the network's again."""
+"""Red and blue where the network says green, red or glass; the ignored corner is nobody's."""
 
 
 def picture() -> np.ndarray:
@@ -91,8 +92,10 @@ def test_manual_labels_win_at_every_pixel(row, tmp_path):
     known = drawn != IGNORE
     assert known.sum() == 15 * 10 + 30 * 10 - 25
     np.testing.assert_array_equal(found[known], drawn[known])
-    np.testing.assert_array_equal(found[~known], colours()[~known])
-    assert (drawn[known] != colours()[known]).any() and found[2, 2] == 0
+    expected = colours()
+    expected[:5, :5] = IGNORE
+    np.testing.assert_array_equal(found[~known], expected[~known])
+    assert (drawn[known] != colours()[known]).any() and colours()[2, 2] == 0
     labelled = int((found != IGNORE).sum())
     assert (counts.pixels, counts.manual, counts.labelled) == (HEIGHT * WIDTH, int(known.sum()), labelled)
 
@@ -139,6 +142,8 @@ def test_finished_slides_are_taken_as_they_are_unless_something_changed(row, tmp
     label_slide(row, network(predict), table, path, 0.7)
     label_slide(row, network(predict, "2"), table, path, 0.7)
     assert predict.windows == 3 * windows
+    label_slide(row, network(predict, "2"), table.with_aliases(["red one=blue"]), path, 0.7)
+    assert predict.windows == 4 * windows, "the same drawing means another class"
     write_boxes(row.annotation, BOXES[1:])
     assert label_slide(row, network(predict, "2"), table, path, 0.7).manual < first.manual
     assert not list(tmp_path.rglob("*.dense")), "no state is left"
@@ -154,6 +159,22 @@ def test_killed_in_a_slide_it_goes_on(row, tmp_path):
     label_slide(row, network(rest), TABLE_WITH_IGNORE, path, 0.8, tissue="none")
     assert rest.windows < 5 * 7
     assert path.read_bytes() == whole.read_bytes()
+
+
+def test_killed_between_note_and_clean_up_no_state_stays(row, tmp_path, monkeypatch):
+    path = tmp_path / "s.tiff"
+
+    def killed(state):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pseudo_labels, "_drop", killed)
+    with pytest.raises(KeyboardInterrupt):
+        label_slide(row, network(), TABLE_WITH_IGNORE, path, 0.8)
+    assert list(tmp_path.rglob("*.dense"))
+    monkeypatch.undo()
+    predict = Identity(dense_spec())
+    label_slide(row, network(predict), TABLE_WITH_IGNORE, path, 0.8)
+    assert predict.windows == 0 and not list(tmp_path.rglob("*.dense"))
 
 
 def test_nothing_to_label_where_undrawn_means_a_class(row, tmp_path):

@@ -20,12 +20,13 @@ from tfseg.infer.job import STATE_FOLDER
 from tfseg.infer.networks import Network
 from tfseg.infer.summary import content_hash, slide_identity
 from tfseg.infer.tiles import Streaming
-from tfseg.slides.annotations import Annotation, load_annotation
+from tfseg.slides.annotations import Annotation, PolygonAnnotation, load_annotation
 from tfseg.slides.base import Slide, open_slide
 from tfseg.slides.class_table import ClassTable
-from tfseg.slides.rasterise import within
+from tfseg.slides.rasterise import PixelGrid, within
 from tfseg.slides.tiff_writer import write_pyramid
 from tfseg.slides.tissue import TissueMask, otsu_tissue_mask, tissue_mask
+from tfseg.train.run_config import plain
 from tfseg.types import IGNORE, CohortError
 
 _DEFAULT_STREAMING = Streaming()
@@ -92,7 +93,8 @@ def label_slide(
 
     ``path`` becomes a label TIFF in the network's output pixels: the class whose probability is highest and at least
     ``threshold``, else "not annotated", in the values of :func:`raster_codes`. A manual label always wins, whatever is
-    predicted, and stays where the tissue mask says glass. A JSON file beside it tells what it was made from; made from
+    predicted, and stays where the tissue mask says glass; what is drawn as not annotated ("Ignore*") stays without a
+    label (in a label raster, 255 is what nobody drew). A JSON file beside it tells what it was made from; made from
     the same, it is taken as it is. Killed on the way, the next call goes on with the rows of windows that are done.
 
     Args:
@@ -116,13 +118,15 @@ def label_slide(
     with open_slide(row.slide, row.mpp) as slide:
         annotation = None if row.annotation is None else load_annotation(row.annotation, slide, classes)
         drawn = None if row.annotation is None else [str(row.annotation), row.annotation.stat().st_mtime_ns]
-        key = content_hash([1, slide_identity(slide), slide.mpp, network.identity, drawn, threshold, tissue])
+        what = [slide_identity(slide), slide.mpp, network.identity, drawn, plain(asdict(classes)), threshold, tissue]
+        key = content_hash([2, *what])
         note = path.with_suffix(".json")
+        state = path.parent / STATE_FOLDER / f"{path.stem}.dense"
         found = _finished(path, note, key)
         if found is not None:
+            _drop(state)  # killed after the note, before the state was gone
             return found
         mask = tissue_mask(slide) if tissue == "saturation" else otsu_tissue_mask(slide)
-        state = path.parent / STATE_FOLDER / f"{path.stem}.dense"
 
         def opened(inner: bytes, width: int, planes: int) -> BandStore:
             return BandStore(state, bytes.fromhex(content_hash([inner.hex(), key])), width, planes)
@@ -140,10 +144,14 @@ def label_slide(
         with contextlib.closing(result.store):
             counts = write_labels(path, slide, result, annotation, classes, mask, tissue != "none")
     write_json(note, {"key": key, **asdict(counts)})
-    state.unlink()
+    _drop(state)
+    return counts
+
+
+def _drop(state: Path) -> None:
+    state.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another slide's state may be there
         state.parent.rmdir()
-    return counts
 
 
 def _finished(path: Path, note: Path, key: str) -> LabelCounts | None:
@@ -219,8 +227,17 @@ class _Labels:
             manual = self._manual.labels_on(part)
             drawn = manual != IGNORE
             labels[drawn] = manual[drawn]
+            labels[_left_out(self._manual, part)] = IGNORE
         values = self._codes[labels]
         known = values != self._codes[IGNORE]
         counted = (inside, tissue, drawn, drawn & tissue, known, known & tissue)
         self.counts += LabelCounts(*(int(np.count_nonzero(one)) for one in counted))
         return values
+
+
+def _left_out(annotation: Annotation, grid: PixelGrid) -> NDArray[np.bool_]:
+    """Which pixels somebody drew as "not annotated": labelled so whatever the rest is called."""
+    if not isinstance(annotation, PolygonAnnotation):
+        return np.zeros(grid.shape, bool)
+    labels = PolygonAnnotation(annotation.polygons, annotation.slide_size, rest=0).labels_on(grid)
+    return labels == IGNORE
