@@ -88,8 +88,8 @@ class WeightedSoftDice(SoftDice):
     """Σ_c w_c · (1 − Dice_c) over the number of classes with w_c > 0; multi-stain multi-level network, "Loss Function".
 
     Class 0 is a class like the others. Weights compose as in :class:`tfseg.losses.WeightedCrossentropy`; with
-    ``dynamic``, whose weights have mean 1, a class that is not in the batch counts neither above nor below. 0 where
-    nothing is annotated.
+    ``dynamic``, whose weights have mean 1, a class that is not in the batch counts neither above nor below. Without it
+    such a class counts in both, with what of it is predicted where others are annotated. 0 where nothing is annotated.
 
     Args:
         class_weights: C static weights; None is 1 each; 0 leaves a class out.
