@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from tfseg.data.balance import version_seed
 from tfseg.data.dense_augment import DenseAugment
 from tfseg.data.elastic import ElasticGrid
 from tfseg.data.index import ELASTIC_COPY, PatchIndex
+from tfseg.data.source_cache import MAX_OPEN, Source, SourceCache
 from tfseg.data.warp import Border, Warp, read_field, read_labels
 from tfseg.slides.annotations import Annotation, load_annotation
 from tfseg.slides.base import Slide, open_slide
@@ -65,10 +65,10 @@ class WindowReader:
 
     A thread that TensorFlow lends to Python is a new one to Python at every call, so what ``tfseg.slides`` keeps open
     for each thread would be opened anew for every window. Slides and annotations are opened at their first window;
-    annotations stay in memory.
+    those of the ``max_open`` slides used last stay open.
     """
 
-    def __init__(self, index: PatchIndex, plan: WindowPlan, threads: int) -> None:
+    def __init__(self, index: PatchIndex, plan: WindowPlan, threads: int, max_open: int = MAX_OPEN) -> None:
         table = index.table
         self._plan, self._classes = plan, index.labels
         self._names = table["slide_name"].to_numpy(object)
@@ -78,8 +78,7 @@ class WindowReader:
         copies = table[ELASTIC_COPY] if ELASTIC_COPY in table.columns else pd.Series(0, table.index)
         self._versions = copies.to_numpy(np.int64)
         self._annotation_paths = _annotation_paths(index)
-        self._open: dict[str, tuple[Slide, Annotation]] = {}
-        self._lock = threading.Lock()
+        self._sources = SourceCache(self._load, max_open)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-windows")
 
     def __call__(self, rows: np.ndarray, seeds: np.ndarray) -> list[np.ndarray]:
@@ -94,8 +93,8 @@ class WindowReader:
         """
         x, y = float(self._x[row]), float(self._y[row])
         try:
-            slide, annotation = self._sources(row)
-            return read_window(slide, annotation, (x, y), self._plan, seed, self._copy(row))
+            with self._sources.use(str(self._names[row]), row) as (slide, annotation):
+                return read_window(slide, annotation, (x, y), self._plan, seed, self._copy(row))
         except (TfsegError, OSError) as error:
             height, width = self._plan.target_px
             raise SlideError(
@@ -111,17 +110,10 @@ class WindowReader:
         seed = version_seed(str(self._names[row]), self._x[row], self._y[row], version)
         return Warp((self._plan.elastic.draw(np.random.default_rng(seed & (2**64 - 1))),))
 
-    def _sources(self, row: int) -> tuple[Slide, Annotation]:
-        name = str(self._names[row])
-        found = self._open.get(name)
-        if found is None:
-            with self._lock:  # one thread parses an annotation, the others wait for it
-                found = self._open.get(name)
-                if found is None:
-                    slide = open_slide(self._paths[row], float(self._mpp[row]))
-                    found = slide, load_annotation(self._annotation_paths[name], slide, self._classes)
-                    self._open[name] = found
-        return found
+    def _load(self, row: int) -> Source:
+        slide = open_slide(self._paths[row], float(self._mpp[row]))
+        path = self._annotation_paths[str(self._names[row])]
+        return slide, load_annotation(path, slide, self._classes)
 
     def _read_all(self, rows: np.ndarray, seeds: np.ndarray) -> list[np.ndarray]:
         plan = self._plan

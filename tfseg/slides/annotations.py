@@ -69,6 +69,10 @@ class Annotation(ABC):
     def _labels(self, grid: PixelGrid) -> NDArray[np.uint8]:
         """Labels without regard to the slide's edges."""
 
+    def close(self) -> None:
+        """Lets go of open files."""
+        return None
+
     @abstractmethod
     def has(self, class_index: int) -> bool:
         """Whether pixels of this class occur, be it drawn or as the class of what nobody drew."""
@@ -155,6 +159,9 @@ class RasterAnnotation(Annotation):
                 f"classes: {self._known}. Map it, as in --map {values[row, column]}=ignore, or correct the raster."
             )
         return labels.astype(np.uint8)
+
+    def close(self) -> None:
+        self.raster.close()
 
     @cached_property
     def _present(self) -> frozenset[int]:
