@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("SM_FRAMEWORK", "tf.keras")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+settings.register_profile("tfseg", deadline=None)  # a slow machine is no failure
+settings.load_profile("tfseg")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -205,6 +205,7 @@ def test_trains_a_step_in_mixed_precision(name):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.jax
 def test_jax_gives_the_probabilities_of_tensorflow(network, tmp_path):
     """All in one process of its own: Keras takes its backend from the environment, once."""
