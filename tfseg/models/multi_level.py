@@ -80,7 +80,7 @@ def multi_level(
     high = softmax_head(target[0], num_classes, "segmentation_high")
     low = softmax_head(context[0], num_classes, "context")
     borders = tuple(crop_border(side, mpps[1], side, mpps[0]) for side in size)
-    low = layers.Cropping2D(borders, name="context_crop")(low)
+    low = layers.Cropping2D(borders, dtype="float32", name="context_crop")(low)
     ratio = round(mpps[1] / mpps[0])
     low = layers.UpSampling2D(ratio, interpolation="bilinear", dtype="float32", name="segmentation_context")(low)
     x = layers.Concatenate(name="fuse_cat")([high, low])
