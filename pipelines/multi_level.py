@@ -119,7 +119,7 @@ def main(
     jobs = {}
     for name in designs:
         if name in COMPARED:
-            one, windows = compared(name, rounds, index, hooknet_px, hooknet_widths)
+            one, windows = compared(name, rounds, schedule, index, hooknet_px, hooknet_widths)
             jobs[name] = functools.partial(train, trained, windows, one, out / "compared" / name, workers)
         else:
             base_folder = out / "steps" / f"0_{steps[0].name}" / "model"
@@ -136,15 +136,23 @@ def train(
 
 
 def compared(
-    name: str, rounds: SegmentationSettings, index: DenseIndexConfig, hooknet_px: int, hooknet_widths: tuple[int, ...]
+    name: str,
+    rounds: SegmentationSettings,
+    schedule: Schedule,
+    index: DenseIndexConfig,
+    hooknet_px: int,
+    hooknet_widths: tuple[int, ...],
 ) -> tuple[SegmentationSettings, DenseIndexConfig]:
-    """How a network is trained that the paper compares with, and its windows: all as in the last round but itself."""
+    """How a network is trained that the paper compares with, and its windows.
+
+    All as ``rounds`` says, epochs and learning rate, too, as it starts anew; the augmentation is the last round's.
+    """
     one = dataclasses.replace(
         rounds,
         architecture=COMPARED[name],
         mpps=(),
         loss=dataclasses.replace(rounds.loss, output_weights={}),
-        augment=Schedule().augments[-1],
+        augment=schedule.augments[-1],
     )
     if name == "DeepLabV3":
         mobile = {key: value for key, value in rounds.arguments.items() if "mobilenetv2" in rounds.arguments.values()}

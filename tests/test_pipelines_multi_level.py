@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pandas as pd
 import pytest
 import tiny_encoder
 
+from tfseg.comparison import run_script
 from tfseg.data.index import DenseIndexConfig
 from tfseg.slides.synthetic import Recipe, synthetic_slide
+from tfseg.train.interrupt import TrainingInterruptedError
 
 SCRIPT = Path(__file__).parents[1] / "pipelines" / "multi_level.py"
 
@@ -88,12 +91,23 @@ def test_defaults_are_the_papers(multi_level):
 
 def test_compared_networks_see_the_same_but_in_windows_of_their_own(multi_level):
     rounds = multi_level.settings("multi_level", "efficientnetb4")
-    index = DenseIndexConfig(target_px=512, stride_px=512)
-    settings, windows = multi_level.compared("U-Net", rounds, index, 284, (16, 32, 64, 128, 160))
+    index, levels = DenseIndexConfig(target_px=512, stride_px=512), (*["none"] * 5, "multi_level_3")
+    schedule = multi_level.Schedule(augments=levels)
+    settings, windows = multi_level.compared("U-Net", rounds, schedule, index, 284, (16, 32, 64, 128, 160))
     assert settings.architecture == "encoder_unet" and settings.arguments == {"encoder": "efficientnetb4"}
-    assert windows == index and settings.train == rounds.train and settings.augment == "multi_level_5"
-    settings, windows = multi_level.compared("HookNet", rounds, index, 284, (16, 32, 64, 128, 160))
+    assert windows == index and settings.train == rounds.train and settings.augment == "multi_level_3"
+    settings, windows = multi_level.compared("HookNet", rounds, schedule, index, 284, (16, 32, 64, 128, 160))
     assert (settings.architecture, settings.size_px) == ("hooknet", 284)
     assert (windows.target_px, windows.stride_px) == (70, 70)
-    settings, windows = multi_level.compared("DeepLabV3", rounds, index, 284, (16, 32, 64, 128, 160))
+    settings, windows = multi_level.compared("DeepLabV3", rounds, schedule, index, 284, (16, 32, 64, 128, 160))
     assert settings.architecture == "deeplabv3" and settings.arguments == {} and windows == index
+
+
+def test_a_stopped_training_ends_with_130(monkeypatch, capsys):
+    def main() -> None:
+        raise TrainingInterruptedError("stopped in epoch 1")
+
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
+    with pytest.raises(SystemExit) as stopped:
+        run_script(main, None)
+    assert stopped.value.code == 130 and "multi_level: stopped in epoch 1" in capsys.readouterr().err
