@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fake_networks import slide_file
 
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import DenseIndexConfig
+from tfseg.files import write_json
 from tfseg.infer.networks import DenseModel, Network
 from tfseg.slides.class_table import ClassTable
 from tfseg.train import self_training
@@ -65,6 +67,7 @@ class Fake:
     def train(self, index, out, settings):
         drawn = {name: Path(slide["annotation"]) for name, slide in index.slides.items() if slide["annotation"]}
         self.steps.append((out.parent.name, settings, drawn, index.table))
+        write_json(out / "config.json", {})
         return types.SimpleNamespace(confusion=np.diag([8, 4, 0]) + np.array([[0, 2, 0], [4, 0, 0], [0, 0, 0]]))
 
     def load(self, folder, engine):
@@ -140,10 +143,34 @@ def test_finished_steps_are_taken_as_they_are(cohort, tmp_path, monkeypatch):
     again = run(cohort, out, 0.8, 0.6)
     assert len(fake.steps) == 2 and len(fake.predictors) == 2
     pd.testing.assert_frame_equal(first.table, again.table)
+    other = [dataclasses.replace(s, settings=dataclasses.replace(s.settings, threads=3)) for s in steps(0.8, 0.6)]
+    self_train(cohort, CONFIG, TABLE, out, other, tissue="none", workers=1)
+    assert len(fake.steps) == 2, "how many threads read makes no difference"
+    run(cohort, out, 0.8, 0.6, 0.5)
+    assert [name for name, *_ in fake.steps[2:]] == ["2_round_2"]
+
+
+def test_a_changed_step_is_noticed_before_anything_is_overwritten(cohort, tmp_path, monkeypatch):
+    fake, out = Fake(monkeypatch), tmp_path / "run"
+    run(cohort, out, 0.8, 0.6)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(TfsegError, match=r"1_round_1: this step was finished with other.* delete 1_round_1 to"):
+        run(cohort, out, 0.8, 0.5)
+    with pytest.raises(TfsegError, match=r"0_base: this step was .* delete 0_base, 1_round_1 to"):
+        run(cohort, out, 0.7, 0.6)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before and len(fake.steps) == 2
+    shutil.rmtree(out / "1_round_1")
     run(cohort, out, 0.8, 0.5)
-    assert [name for name, *_ in fake.steps[2:]] == ["1_round_1"], "its threshold is another"
-    run(cohort, out, 0.7, 0.5)
-    assert len(fake.steps) == 5, "what follows a changed step is done again, too"
+    assert [name for name, *_ in fake.steps[2:]] == ["1_round_1"]
+
+
+@pytest.mark.parametrize("lost", ["labels/s1.tiff", "model/config.json"])
+def test_a_step_that_lost_a_file_is_done_again(cohort, tmp_path, monkeypatch, lost):
+    fake, out = Fake(monkeypatch), tmp_path / "run"
+    run(cohort, out, 0.8)
+    (out / "0_base" / lost).unlink()
+    run(cohort, out, 0.8)
+    assert len(fake.steps) == 2 and (out / "0_base" / lost).is_file()
 
 
 def test_killed_while_labelling_it_goes_on_there(cohort, tmp_path, monkeypatch):

@@ -153,25 +153,27 @@ def self_train(
         CohortError: of :func:`tfseg.data.index.build_index`, :func:`tfseg.train.segmentation.train_segmentation` and
             :func:`tfseg.train.pseudo_labels.label_slide`.
         TrainingInterruptedError: after Ctrl-C or SIGTERM, once the state is saved.
-        TfsegError: the folder holds a step of other settings.
+        TfsegError: the folder holds a step of other settings; nothing was changed.
 
     Differs from the paper in: the first round starts from random weights, as its network is not the base model's.
     """
     out, classes = Path(out), raster_codes(classes)[0]
     cohort = _of_splits(cohort, steps[0].settings)
-    key = content_hash([1, asdict(config), plain(asdict(classes)), tissue, _sources(cohort)])
+    keys = _keys(content_hash([1, asdict(config), plain(asdict(classes)), tissue, _sources(cohort)]), steps)
+    folders = [out / f"{number}_{step.name}" for number, step in enumerate(steps)]
+    _check_unchanged(folders, keys)
+    train = cohort.split(steps[0].settings.train_split)
     current = learnt = cohort
     model, table, rows = Path(), pd.DataFrame(), list[dict[str, Any]]()
-    for number, step in enumerate(steps):
-        folder, settings = out / f"{number}_{step.name}", step.settings
+    for number, (step, folder, key) in enumerate(zip(steps, folders, keys, strict=True)):
+        settings = step.settings
         if number and settings.start_from is None and _same_network(steps[number - 1].settings, settings):
             settings = dataclasses.replace(settings, start_from=str(model))
-        key = content_hash([key, plain(asdict(step))])
-        done = _finished(folder / _STEP, key)
+        done = _finished(folder, train)
         if done is None:
             index = build_index(current, config, folder / "index", classes=classes, workers=workers)
             matrix = train_segmentation(index, folder / "model", settings).confusion
-            counts = _label(cohort.split(settings.train_split), step, folder, classes, tissue, streaming)
+            counts = _label(train, step, folder, classes, tissue, streaming)
             windows = int((index.table["split"] == settings.train_split).sum())
             done = {"key": key, "windows": windows, "confusion": matrix.tolist(), "counts": asdict(counts)}
             write_json(folder / _STEP, done)
@@ -204,13 +206,41 @@ def _same_network(one: SegmentationSettings, other: SegmentationSettings) -> boo
     return all(getattr(one, name) == getattr(other, name) for name in _NETWORK)
 
 
-def _finished(path: Path, key: str) -> dict[str, Any] | None:
-    """What a finished step left; None where there is none of this key."""
+def _keys(key: str, steps: Sequence[Step]) -> list[str]:
+    """Of every step; changes with all that comes before it, but not with the number of threads."""
+    keys = []
+    for step in steps:
+        content = plain(asdict(step))
+        del content["settings"]["threads"]
+        key = content_hash([key, content])
+        keys.append(key)
+    return keys
+
+
+def _note(folder: Path) -> dict[str, Any] | None:
+    """step.json of a step; None where there is none, or none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if content["key"] == key else None
+        content = json.loads((folder / _STEP).read_text(encoding="utf-8"))
+        return content if content["key"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _check_unchanged(folders: Sequence[Path], keys: Sequence[str]) -> None:
+    for number, (folder, key) in enumerate(zip(folders, keys, strict=True)):
+        note = _note(folder)
+        if note is not None and note["key"] != key:
+            raise TfsegError(
+                f"{folder}: this step was finished with other settings, classes, slides or annotations than those "
+                "given now. Start again with the old ones to go on, choose a new folder, or delete "
+                f"{', '.join(one.name for one in folders[number:])} to have them made anew."
+            )
+
+
+def _finished(folder: Path, train: Cohort) -> dict[str, Any] | None:
+    """What a finished step left; None where it is not finished, or its model or a label file is gone."""
+    files = [folder / "model" / "config.json", *(_labels(folder, row.slide_name) for row in train.rows())]
+    return _note(folder) if all(file.is_file() for file in files) else None
 
 
 def _label(
