@@ -79,11 +79,11 @@ def test_a_design_is_what_the_paper_says(h2g_net):
 
 @pytest.fixture(scope="module")
 def tissue_types(tmp_path_factory):
-    """A slide each to train, validate and test, with all of six classes; H&E and IHC."""
+    """A slide each to train (of grade 3, which has all six classes), validate and test; H&E and IHC."""
     folder = tmp_path_factory.mktemp("tissue_types")
     options = {"annotation": "multiclass", "unannotated": 0.0, "stains": ("A", "ER")}
     path = make_cohort(folder, {"train": 1}, size_px=1024, mpp=1.0, workers=1, **options)
-    pd.read_csv(path).assign(split=["train", "val", "test"]).to_csv(path, index=False)
+    pd.read_csv(path).assign(split=["test", "val", "train"]).to_csv(path, index=False)
     return path
 
 
