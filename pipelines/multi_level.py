@@ -93,7 +93,7 @@ def main(
         cohort: manifest CSV with the columns slide, annotation, split, stain and scanner.
         out: run folder.
         designs: which are segmented and compared; the steps of iterative training are run in any case.
-        quick: three steps of tiny networks, for seconds; a smoke test.
+        quick: two steps of tiny networks, for seconds; a smoke test.
         test_split: the split that is segmented and compared.
         by: columns of the manifest by which scores are grouped.
         classes: name of a class table, or a JSON file of one.
@@ -168,10 +168,10 @@ def compared(
 def shrink(
     index: DenseIndexConfig, schedule: Schedule, base: SegmentationSettings, rounds: SegmentationSettings
 ) -> tuple[DenseIndexConfig, Schedule, SegmentationSettings, SegmentationSettings]:
-    """Settings of a smoke run: three steps of two batches."""
+    """Settings of a smoke run: base model and one round, of two batches each."""
     index = dataclasses.replace(index, target_px=64, stride_px=64, mpp=2.0)
-    schedule = Schedule(*(tuple(values[:3]) for values in vars(schedule).values()))
-    schedule = dataclasses.replace(schedule, thresholds=(0.5, 0.4, 0.35), epochs=(1, 1, 1))
+    schedule = Schedule(*(tuple(values[:2]) for values in vars(schedule).values()))
+    schedule = dataclasses.replace(schedule, thresholds=(0.5, 0.4), epochs=(1, 1))
     tiny = {
         "arguments": {"encoder": "mobilenetv2", "alpha": 0.35},
         "batch_size": 4,

@@ -79,42 +79,50 @@ def test_a_design_is_what_the_paper_says(h2g_net):
 
 @pytest.fixture(scope="module")
 def tissue_types(tmp_path_factory):
-    """Six classes in part, H&E and IHC; of the slides for testing one is kept."""
+    """Two slides to train, which together have all six classes, one to validate and test; H&E and IHC."""
     folder = tmp_path_factory.mktemp("tissue_types")
-    slides = {"train": 1, "val": 1, "test": 1}
     options = {"annotation": "multiclass", "unannotated": 0.0, "stains": ("A", "ER")}
-    path = make_cohort(folder, slides, size_px=1024, mpp=1.0, workers=1, **options)
-    table = pd.read_csv(path)
-    keep = (table.split != "test") | ~table.split.duplicated()
-    table[keep].to_csv(path, index=False)
+    path = make_cohort(folder, {"train": 1}, size_px=1024, mpp=1.0, workers=1, **options)
+    pd.read_csv(path).assign(split=["train", "val", "train"]).to_csv(path, index=False)
     return path
 
 
-def test_six_systems_and_two_more_from_manifest_to_table(tissue_types, tmp_path, capsys):
-    dmmn = load("dmmn")
-    out, designs = tmp_path / "run", tuple(dmmn.DESIGNS)
-    assert designs[:6] == ("SegNet", "U-Net", "DMMN-S2", "DMMN-MS", "DMMN-M2S", "DMMN-M3")
-    dmmn.main(tissue_types, out=out, quick=True, workers=1, designs=designs)
+def check_dmmn(out, designs):
     classes = pd.read_csv(out / "scores" / "classes.csv")
     assert list(classes.design.unique()) == list(designs)
     assert {"iou", "recall", "precision"} <= set(classes.columns)
+    for name in designs:
+        assert (out / "designs" / name / "model.onnx").is_file()
+        assert (out / "scores" / name / "confusion.png").is_file()
+
+
+def test_one_field_three_fields_and_no_padding_from_manifest_to_table(tissue_types, tmp_path, capsys):
+    dmmn = load("dmmn")
+    out, designs = tmp_path / "run", ("U-Net", "DMMN-M3", "HookNet")
+    dmmn.main(tissue_types, out=out, quick=True, workers=1, test_split="val", designs=designs)
+    check_dmmn(out, designs)
     balance = pd.read_csv(out / "index" / "class_balance.csv").set_index(["split", "class"])
     assert balance.loc[("train", "all"), "windows after"] > balance.loc[("train", "all"), "windows before"]
     m3, hooknet = (ModelSpec.load(out / "designs" / name) for name in ("DMMN-M3", "HookNet"))
     assert [one.name for one in m3.inputs] == ["image_5x", "image_2.5x", "image_1.25x"]
     assert hooknet.output_px == (110, 110) and hooknet.inputs[0].size_px == (156, 156)
-    for name in designs:
-        assert (out / "designs" / name / "model.onnx").is_file()
-        assert (out / "scores" / name / "confusion.png").is_file()
     capsys.readouterr()
-    dmmn.main(tissue_types, out=out, quick=True, workers=1, designs=("DMMN-M3",))
+    dmmn.main(tissue_types, out=out, quick=True, workers=1, test_split="val", designs=("DMMN-M3",))
     assert "epoch 1/1" not in capsys.readouterr().out, "finished networks are taken as they are"
+
+
+@pytest.mark.slow
+def test_six_systems_and_two_more_from_manifest_to_table(tissue_types, tmp_path):
+    dmmn = load("dmmn")
+    assert list(dmmn.DESIGNS)[:6] == ["SegNet", "U-Net", "DMMN-S2", "DMMN-MS", "DMMN-M2S", "DMMN-M3"]
+    dmmn.main(tissue_types, out=tmp_path, quick=True, workers=1, test_split="val", designs=tuple(dmmn.DESIGNS))
+    check_dmmn(tmp_path, dmmn.DESIGNS)
 
 
 def test_with_and_without_the_colour_segment(tissue_types, tmp_path):
     cd_unet = load("cd_unet")
     out = tmp_path / "run"
-    cd_unet.main(tissue_types, out=out, quick=True, workers=1)
+    cd_unet.main(tissue_types, out=out, quick=True, workers=1, test_split="val")
     classes = pd.read_csv(out / "scores" / "classes.csv")
     assert list(classes.design.unique()) == ["UNET", "CD-UNET"]
     assert list(classes["class"].unique()) == ["background", "tumour", "tissue", "necrosis", "mean"]

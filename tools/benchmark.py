@@ -2,6 +2,7 @@
 
 python tools/benchmark.py read       # patches a second of the training pipeline, beside a bare OpenSlide loop
 python tools/benchmark.py segment    # a whole `tfseg segment`, beside ONNX Runtime alone and beside FAST
+python tools/benchmark.py dense      # the same with a dense network on 32768² px: its memory, beside ONNX Runtime alone
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 
 import tyro
+from benchmark_dense import dense_benchmark
 from benchmark_read import read_benchmark
 from benchmark_segment import segment_benchmark
 
@@ -17,7 +19,9 @@ from tfseg.types import TfsegError
 if __name__ == "__main__":
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"read": read_benchmark, "segment": segment_benchmark}, description=__doc__, sort_subcommands=False
+            {"read": read_benchmark, "segment": segment_benchmark, "dense": dense_benchmark},
+            description=__doc__,
+            sort_subcommands=False,
         )
     except TfsegError as error:
         sys.exit(f"benchmark: {error}")

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark_process import apart, peak_mib
 from numpy.typing import NDArray
 
 from tfseg.infer.cascade import SegmentOptions, segment_slide
@@ -69,23 +68,14 @@ def segment_benchmark(
         if model is None:
             print("building and exporting MobileNetV2", file=sys.stderr)
             model = folder / "model"
-            _apart(_build, model)
+            apart(_build, model)
         if slide is None:
             print(f"making a synthetic slide of {size_px} x {size_px} px", file=sys.stderr)
             slide = folder / "slide.tif"
-            _apart(_draw, slide, size_px)
+            apart(_draw, slide, size_px)
         result = _measure(model, slide, folder, batch_size, repeats, _fast(model, slide, folder) if fast else None)
     _report(result)
     return result
-
-
-def _apart(function: Callable[..., None], *arguments: Any) -> None:
-    """Runs in a process of its own, so that TensorFlow's threads and memory are not around when it counts."""
-    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(f"benchmark: {function.__name__} failed, see above")
 
 
 def _build(folder: Path) -> None:
@@ -211,15 +201,6 @@ def _report(result: dict[str, float]) -> None:
     )
 
 
-def _peak_mib() -> float:
-    """Most memory held. On Linux not by ``getrusage``, which counts what the parent held before this program began."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 if __name__ == "__main__":
     _segment(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
-    print(json.dumps({"peak_mib": _peak_mib()}))
+    print(json.dumps({"peak_mib": peak_mib()}))

@@ -111,7 +111,7 @@ def test_viewer_agrees_with_tfseg(engine, exported, slides, expected, tmp_path):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_kind_of_network_is_computed_right(engine, perturbed, tmp_path):
-    """Ports in the right order, transposed convolutions, attention, squeeze-and-excitation, resizing."""
+    """Ports in the right order, transposed convolutions, attention, squeeze-and-excitation, resizing, unpooling."""
     import onnxruntime
 
     jobs, wanted = [], {}
@@ -146,6 +146,7 @@ def perturbed(tmp_path_factory) -> list[Path]:
         "agunet": {"size_px": 32, "widths": [4, 8, 8]},
         "dagunet": {"size_px": 32, "widths": [8, 8, 16]},
         "doubleunet": {"size_px": 32, "widths": [8, 8]},
+        "segnet": {"size_px": 32, "widths": [4, 8, 8], "num_classes": 2},
     }
     paths = []
     for name, arguments in small.items():

@@ -147,6 +147,19 @@ def test_a_mask_too_large_for_memory_gives_the_same_areas(slide, tmp_path, monke
     assert found["green"].bounds == (40, 32, 72, 52)  # whole pixels of 4; of equally frequent classes the first
 
 
+def test_outlines_of_a_noisy_mask_are_of_larger_pixels(tmp_path, monkeypatch):
+    """And so their memory is bounded whatever the network says; the mask itself is not touched."""
+    image = noise(HEIGHT, WIDTH, seed=4)
+    path = slide_file(tmp_path / "s.tif", image)
+    monkeypatch.setattr(outputs, "MOST_CORNERS", 300)
+    summary = segment_slide(path, model(), tmp_path)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "s/mask.tiff"), image.argmax(-1))
+    corners = [point for f in read_geojson(tmp_path / "s/polygons.geojson") for point in f.polygon.exterior.coords]
+    assert 0 < summary["polygons"] < 300
+    inside = [(x, y) for x, y in corners if x < WIDTH and y < HEIGHT]
+    assert all(x % 4 == 0 and y % 4 == 0 for x, y in inside)
+
+
 def test_evaluation_reads_what_is_written(slide, tmp_path):
     segment_slide(slide, model(), tmp_path)
     classes = ClassTable(CLASSES, rest=0)

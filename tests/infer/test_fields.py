@@ -9,7 +9,7 @@ from tfseg.infer.fields import Field, MaskTiles, ProbabilityTiles, mask_grid
 from tfseg.infer.outputs import render
 from tfseg.infer.overlay import draw_overlay, scale_bar, thumbnail, thumbnail_grid
 from tfseg.slides.base import open_slide
-from tfseg.types import H2G_CLASSES
+from tfseg.types import H2G_CLASSES, ClassSpec
 
 
 def random_field(smooth, classes=2, shape=(7, 9), step=(30.0, 20.0)):
@@ -99,3 +99,15 @@ def test_overlay_shows_heat_and_outline():
     assert (image == 255).all()
     narrow = draw_overlay(image[:, :50], labels[:, :50], H2G_CLASSES, 2.0, "slide")
     assert narrow.shape[1] >= 700
+
+
+def test_many_classes_go_on_in_further_lines():
+    """As many lines as it takes; every class's colour is in the legend."""
+    image, labels = np.full((50, 900, 3), 230, np.uint8), np.zeros((50, 900), np.uint8)
+    classes = [ClassSpec(f"a class called {k}", (10 * k, 250 - 10 * k, 77)) for k in range(12)]
+    out = draw_overlay(image, labels, classes, 2.0, "slide")
+    assert out.shape[1] == 900
+    assert out.shape[0] > 50 + 72 and (out.shape[0] - 50 - 72) % 28 == 0
+    for one in classes[1:]:
+        assert (out[50:] == one.color).all(-1).sum() > 50
+    assert draw_overlay(image, labels, classes[:3], 2.0, "slide").shape == (122, 900, 3)

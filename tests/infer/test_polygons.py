@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tfseg.infer.polygons import mask_polygons
+from tfseg.infer.polygons import count_corners, mask_polygons
 from tfseg.slides.rasterise import PixelGrid, draw, edges
 
 
@@ -85,3 +85,16 @@ def test_arguments_that_cannot_be():
         next(mask_polygons(np.zeros((2, 2, 3), np.uint8)))
     with pytest.raises(ValueError, match="slide_mpp"):
         next(mask_polygons(np.zeros((2, 2), np.uint8), min_area_um2=1.0))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 700])
+def test_corners_are_counted_where_outlines_turn(rows):
+    mask = np.zeros((rows + 600, 40), np.uint8)
+    assert count_corners(mask) == 0
+    mask[:, 20:] = 1
+    assert count_corners(mask) == 0
+    mask[rows : rows + 256, 5:9] = 2  # a box: 4; the second begins at the left edge, where 2 of its lie
+    mask[rows + 300 : rows + 310, :3] = 2
+    assert count_corners(mask) == 6
+    assert count_corners(np.indices((30, 20)).sum(0).astype(np.uint8) % 2) == 29 * 19
+    assert count_corners(mask[:1]) == 0

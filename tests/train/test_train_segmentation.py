@@ -96,7 +96,7 @@ def test_it_does_not_go_on_with_other_windows(trained, index, split):
     rows = index.table.index[index.table["split"] == split]
     moved = index.table.copy()
     moved.loc[rows[:2], ["x", "y"]] = moved.loc[rows[1::-1], ["x", "y"]].to_numpy()
-    with pytest.raises(TfsegError, match="index.fingerprint"):
+    with pytest.raises(TfsegError, match=r"index\.fingerprint"):
         train_segmentation(dataclasses.replace(index, table=moved), trained[0], SETTINGS)
 
 
@@ -105,7 +105,7 @@ def test_it_does_not_go_on_with_another_annotation_of_the_validation_slide(train
     drawn = tmp_path / "val.geojson"
     drawn.write_text(drawn.read_text().replace("[64, 128]", "[80, 128]"))
     other = build_index(cohort, index.config, tmp_path / "index", workers=1, progress=False)
-    with pytest.raises(TfsegError, match="index.fingerprint"):
+    with pytest.raises(TfsegError, match=r"index\.fingerprint"):
         train_segmentation(other, trained[0], SETTINGS)
 
 

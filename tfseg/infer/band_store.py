@@ -53,7 +53,7 @@ class BandStore:
             OutputError: the file cannot be made.
         """
         assert len(key) == KEY_BYTES
-        self.path, self.width, self._planes = path, width, planes
+        self.path, self.width, self.planes = path, width, planes
         self._records: list[list[_Record]] = [[] for _ in range(planes)]
         self._lock = threading.Lock()
         try:
@@ -130,7 +130,7 @@ class BandStore:
     def _load_band(self, size: int) -> bool:
         """Takes up the next band of a file of ``size`` bytes; False where there is none that is whole."""
         first, found = self.rows, []
-        for plane in range(self._planes):
+        for plane in range(self.planes):
             header = self._file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 return False

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 import tfseg
 from tfseg.files import atomic_path
 from tfseg.infer.overlay import draw_overlay, png, thumbnail_grid
-from tfseg.infer.polygons import mask_polygons
+from tfseg.infer.polygons import count_corners, mask_polygons
 from tfseg.infer.segmentation import CLASS_PROBABILITY, HEATMAP, PROBABILITY, Picture, Segmentation
 from tfseg.slides.base import Slide
 from tfseg.slides.geojson import PolygonFeature, write_geojson
@@ -43,7 +44,10 @@ OUTPUTS = (MASK, HEATMAP, PROBABILITY, CLASS_PROBABILITY, POLYGONS, POLYGONS_GZ,
 
 MOST_POLYGON_PX = 2**25
 """Outlines are taken from a mask of at most this many pixels (16 bytes each); from larger slides, of larger pixels."""
+MOST_CORNERS = 2**21
+"""Outlines of a mask of more corners (a noisy one) are taken from larger pixels: each corner takes some 150 bytes."""
 _BAND_PX = 256
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -199,11 +203,16 @@ def _write_polygons(
     path: Path, segmentation: Segmentation, grid: PixelGrid, mask: NDArray[np.uint8] | None, options: OutputOptions
 ) -> int:
     """Number of polygons written. ``mask`` on ``grid``; None where that is too large to be held."""
+    slide, finest = segmentation.slide, grid
     if mask is None:
-        grid = coarser(grid, segmentation.slide.size, MOST_POLYGON_PX)
+        grid = coarser(grid, slide.size, MOST_POLYGON_PX)
         mask = render(segmentation.mask(grid, options.tissue_only))
-    slide, features = segmentation.slide, _features(segmentation, grid, mask, options)
-    return write_geojson(path, features, slide.mpp, about=provenance(slide))
+    while count_corners(mask) > MOST_CORNERS:
+        grid = coarser(grid, slide.size, mask.size - 1)
+        mask = render(segmentation.mask(grid, options.tissue_only))
+    if grid.step_x > finest.step_x:
+        _log.info("%s: outlines are those of pixels of %.4g µm.", slide.name, grid.step_x * slide.mpp)
+    return write_geojson(path, _features(segmentation, grid, mask, options), slide.mpp, about=provenance(slide))
 
 
 def coarser(grid: PixelGrid, slide_size: tuple[int, int], most_px: int) -> PixelGrid:

@@ -19,6 +19,7 @@ from tfseg.types import ClassSpec
 
 MAX_SIDE_PX = 2048
 _LEGEND_PX = 72
+_LINE_PX = 28
 _SMALLEST_WIDTH_PX = 760
 _OPACITY = 0.45
 _PNG_LEVEL = 1
@@ -60,7 +61,7 @@ def draw_overlay(
         heat: probability 0..1 on its pixels, (H, W); None draws none.
 
     Returns:
-        uint8 RGB, 72 px higher than ``image`` and at least 760 px wide.
+        uint8 RGB, 72 px higher than ``image`` (28 px more for each further line of classes) and at least 760 px wide.
     """
     out = image.copy()
     if heat is not None:
@@ -126,10 +127,20 @@ def _legend(
                 picture.paste(Image.fromarray(text), (round(x), y - 8))
                 x += 126
         x += 30
+    places: list[tuple[float, int]] = []
+    line = 0
     for spec in classes:
+        width = 32 + draw.textlength(spec.name, font)
+        if x + width > picture.width and places:
+            x, line = 16, line + 1
+        places.append((x, y + line * _LINE_PX))
+        x += width + 30
+    higher = Image.new("RGB", (picture.width, picture.height + line * _LINE_PX), (255, 255, 255))
+    higher.paste(picture)
+    picture, draw = higher, ImageDraw.Draw(higher)
+    for (x, y), spec in zip(places, classes, strict=True):
         draw.rectangle((x, y - 8, x + 24, y + 8), outline=spec.color, width=3)
         draw.text((x + 32, y), spec.name, fill=black, font=font, anchor="lm")
-        x += 62 + draw.textlength(spec.name, font)
     return np.asarray(picture)
 
 

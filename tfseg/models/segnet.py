@@ -26,6 +26,9 @@ def segnet(size_px: int | tuple[int, int] = 256, num_classes: int = 7, widths: S
     max-unpool with the stored indices, two convolutions, the second to the width above. Head: 3×3 convolution, ReLU,
     1×1 convolution, softmax. At the defaults 18 881 543 parameters.
 
+    Unpooling is not continuous: where two pixels of a cell are equal but for rounding, another engine or batch size may
+    put the value into the other one.
+
     Args:
         size_px: side, or (height, width), of the field; multiples of 2^(len(widths) − 1).
         num_classes: C; the paper's six and "not annotated" as class 0.
