@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import toy
 
 from tfseg import models
 from tfseg.data.index import DenseIndexConfig, PatchIndex, build_index
+from tfseg.files import write_json
 from tfseg.train import segmentation
 from tfseg.train.fit import TrainConfig
 from tfseg.train.interrupt import TrainingInterruptedError
@@ -82,7 +84,7 @@ def test_the_run_folder_tells_everything(trained, index):
 def test_called_again_it_returns_the_same(trained, index):
     out, result = trained
     before = (out / "model.keras").stat().st_mtime_ns
-    again = train_segmentation(index, out, SETTINGS)
+    again = train_segmentation(index, out, changed(threads=1))
     assert again.train == result.train
     np.testing.assert_array_equal(again.confusion, result.confusion)
     assert (out / "model.keras").stat().st_mtime_ns == before
@@ -141,6 +143,22 @@ def test_it_learns_the_dark_square_and_starts_from_what_it_learnt(index, tmp_pat
     assert train_segmentation(index, tmp_path / "next", follow).train.best_score > 0.9
     with pytest.raises(ModelError, match="cannot start from it, its arguments"):
         train_segmentation(index, tmp_path / "other", dataclasses.replace(follow, widths=(4, 4)))
+
+
+def test_weights_of_other_classes_or_pixels_are_not_taken(index, tmp_path):
+    settings = changed(architecture="half_unet", mpps=())
+    model, spec = segmentation._network(index, settings)
+    names = [one.name for one in spec.classes]
+    swapped = dataclasses.replace(spec, classes=spec.classes[::-1])
+    coarse = dataclasses.replace(spec, inputs=(dataclasses.replace(spec.inputs[0], mpp=2.0),))
+    models.save(model, swapped, tmp_path)
+    for earlier, words in (
+        (swapped, f"its classes are {names[::-1]}, not {names}"),
+        (coarse, "its µm/px are [2.0], not [1.0]"),
+    ):
+        write_json(tmp_path / "config.json", earlier.to_dict())
+        with pytest.raises(ModelError, match=re.escape(words)):
+            segmentation._take_weights(model, spec, str(tmp_path))
 
 
 def test_an_epoch_is_once_over_the_windows_and_their_copies(index, monkeypatch, tmp_path):
@@ -205,6 +223,7 @@ def test_terms_of_several_outputs(index):
         ({"elastic": ("tumor=2",)}, CohortError, "no class 'tumor'"),
         ({"sampling": ("lab",)}, CohortError, "'lab': no such column"),
         ({"ratio": {"tumour": 1, "fat": 1}}, CohortError, "no row of 'fat'"),
+        ({"ratio": {"tumour": 2, "non-tumour": 1}}, CohortError, "batches of 4 .* a multiple of 3: 3, 6, 9"),
     ],
 )
 def test_errors_before_any_work(index, tmp_path, changes, error, words):

@@ -96,7 +96,7 @@ def train_segmentation(index: PatchIndex, out: str | Path, settings: Segmentatio
         out / "training",
         Objective(terms, lambda: {OUTPUT: [MeanIoU(len(index.classes))]}, _optimizer(settings)),
         {
-            "settings": {**asdict(settings), "train": None, "augment": augment and asdict(augment)},
+            "settings": {**asdict(settings), "train": None, "threads": None, "augment": augment and asdict(augment)},
             "index": {**asdict(index.config), "fingerprint": fingerprint(index.table), **counts},
         },
     )
@@ -126,7 +126,14 @@ def _windows(index: PatchIndex, settings: SegmentationSettings) -> tuple[PatchIn
 
 def _sampler(index: PatchIndex, settings: SegmentationSettings, seed: int) -> Sampler:
     if settings.ratio:
-        return RatioSampler(index.table, settings.ratio, columns=settings.sampling, seed=seed)
+        sampler = RatioSampler(index.table, settings.ratio, columns=settings.sampling, seed=seed)
+        multiple = sampler.batch_multiple
+        if settings.batch_size % multiple:
+            raise CohortError(
+                f"batches of {settings.batch_size} do not hold the ratio {settings.ratio} exactly: batch_size must be "
+                f"a multiple of {multiple}: {multiple}, {2 * multiple}, {3 * multiple}, …"
+            )
+        return sampler
     if settings.sampling:
         return HierarchicalSampler(index.table, settings.sampling, seed)
     return EpochSampler(len(index.table), seed)
@@ -176,10 +183,14 @@ def _check_output(spec: ModelSpec, index: PatchIndex) -> None:
 
 def _take_weights(model: keras.Model, spec: ModelSpec, folder: str) -> None:
     first, earlier = models.load(folder)
-    for what in ("architecture", "arguments"):
-        old, new = getattr(earlier, what), getattr(spec, what)
+    for what, (old, new) in {
+        "architecture is": (earlier.architecture, spec.architecture),
+        "arguments are": (earlier.arguments, spec.arguments),
+        "classes are": tuple([one.name for one in each.classes] for each in (earlier, spec)),
+        "µm/px are": tuple([one.mpp for one in each.inputs] for each in (earlier, spec)),
+    }.items():
         if old != new:
-            raise ModelError(f"{folder}: cannot start from it, its {what} are {old}, not {new}.")
+            raise ModelError(f"{folder}: cannot start from it, its {what} {old}, not {new}.")
     model.set_weights(first.get_weights())
 
 
