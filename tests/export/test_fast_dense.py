@@ -232,6 +232,17 @@ def expected(network, slide) -> np.ndarray:
     return labels
 
 
+def test_keras_and_onnx_runtime_label_alike(network):
+    slide, planes = open_slide([drawing(128, 160, 2)], mpp=0.5), []
+    for engine in ("keras", "onnxruntime"):
+        model = load_model(network, engine, threads=1)
+        assert isinstance(model, DenseModel)
+        result = segment_dense(slide, model.network.predict, model.network.spec, probabilities=True)
+        planes.append(np.stack([result.store.plane(k).rows(0, 128) for k in range(1, 5)]).astype(int))
+    assert np.abs(planes[0] - planes[1]).max() <= 1
+    assert planes[0].std() > 20
+
+
 def labelled(size: int, stride: int = SIZE_PX, overlap: int = 96) -> int:
     """Pixels of an axis that FAST labels: it leaves out cells with fewer pixels left than the overlap."""
     cells = [cell for cell in range(-(-size // stride)) if size - cell * stride >= overlap]
