@@ -94,8 +94,8 @@ def train(cohort: Cohort, index: PatchIndex, out: Path, seed: int, workers: int)
 def small_settings(seed: int = 0, threads: int = 2) -> tuple[ClassifierSettings, RefinementSettings]:
     """Both stages small enough for minutes on two cores; everything else is as in the paper.
 
-    Smaller than the paper: MobileNetV2 of width 0.35 from random weights (no download), batches of 32, 150 steps;
-    clusters on VGG16 features of patches at 48², random filters; U-Net at 256² for 120 steps. Learning rates 1e-3.
+    Smaller than the paper: MobileNetV2 of width 0.35 from random weights (no download), batches of 32, 120 steps;
+    clusters on VGG16 features of patches at 48², random filters; U-Net at 256² for 90 steps. Learning rates 1e-3.
     """
     classifier = ClassifierSettings(
         arguments={"alpha": 0.35},
@@ -103,7 +103,7 @@ def small_settings(seed: int = 0, threads: int = 2) -> tuple[ClassifierSettings,
         batch_size=32,
         clustering=ClusterSettings(batches=15, weights=None, input_px=48),
         train=TrainConfig(
-            epochs=5, steps_per_epoch=30, validation_steps=6, learning_rate=1e-3, reestimate_batches=6, seed=seed
+            epochs=4, steps_per_epoch=30, validation_steps=6, learning_rate=1e-3, reestimate_batches=6, seed=seed
         ),
         threads=threads,
     )
@@ -111,7 +111,7 @@ def small_settings(seed: int = 0, threads: int = 2) -> tuple[ClassifierSettings,
         size_px=256,
         batch_size=3,
         train=TrainConfig(
-            epochs=40,
+            epochs=30,
             steps_per_epoch=3,
             validation_steps=None,
             learning_rate=1e-3,
