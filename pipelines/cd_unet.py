@@ -28,8 +28,8 @@ from tfseg.data.cohort import Cohort
 from tfseg.data.index import DenseIndexConfig
 from tfseg.infer.cascade import SegmentOptions
 from tfseg.slides.known_tables import find_table
-from tfseg.train.fit import TrainConfig
 from tfseg.train.segmentation import LossSettings, OptimizerSettings, SegmentationSettings
+from tfseg.train.segmentation_settings import one_pass_epochs
 
 DESIGNS = {"UNET": "half_unet", "CD-UNET": "cd_unet"}
 """Design → architecture."""
@@ -41,14 +41,7 @@ PAPER = SegmentationSettings(
     loss=LossSettings(class_rule="median_frequency"),
     optimizer=OptimizerSettings(kind="sgd", momentum=0.9, weight_decay=0.0),
     augment="cd_unet",
-    train=TrainConfig(
-        epochs=200,
-        steps_per_epoch=0,
-        validation_steps=None,
-        learning_rate=1e-3,
-        monitor="val_mean_iou",
-        mode="max",
-    ),
+    train=one_pass_epochs(epochs=200, learning_rate=1e-3),
 )
 
 

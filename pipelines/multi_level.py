@@ -29,21 +29,22 @@ from typing import Literal
 from tyro.conf import Positional
 
 from tfseg import models
-from tfseg.comparison import compare, run_script
+from tfseg.comparison import compare, run_script, train_dense
 from tfseg.data.cohort import Cohort
-from tfseg.data.index import DenseIndexConfig, build_index
+from tfseg.data.index import DenseIndexConfig
+from tfseg.export.onnx import export_onnx
 from tfseg.infer.cascade import SegmentOptions
 from tfseg.infer.dense import DenseOptions
 from tfseg.infer.outputs import OutputOptions
 from tfseg.slides.known_tables import find_table
-from tfseg.train.fit import TrainConfig
-from tfseg.train.segmentation import LossSettings, OptimizerSettings, SegmentationSettings, train_segmentation
-from tfseg.train.self_training import Schedule, SelfTrainingResult, self_train
+from tfseg.train.segmentation import LossSettings, OptimizerSettings, SegmentationSettings
+from tfseg.train.segmentation_settings import one_pass_epochs
+from tfseg.train.self_training import Schedule, self_train
 
 COMPARED = {"U-Net": "encoder_unet", "DeepLabV3": "deeplabv3", "HookNet": "hooknet"}
 DESIGNS = ("Base", "Multi-level", *COMPARED)
 Name = Literal[DESIGNS]  # type: ignore[valid-type]
-SEGMENT = SegmentOptions(engine="keras", dense=DenseOptions(tissue="otsu"), outputs=OutputOptions(probability=True))
+SEGMENT = SegmentOptions(dense=DenseOptions(tissue="otsu"), outputs=OutputOptions(probability=True))
 """Of test slides; probabilities give the curves over thresholds."""
 
 
@@ -55,15 +56,8 @@ def settings(architecture: str, encoder: str) -> SegmentationSettings:
         batch_size=16,
         loss=LossSettings(crossentropy=1.0, dice=1.0, over_all=False),
         optimizer=OptimizerSettings(kind="adam", schedule="cyclic"),
-        ratio={"tumour": 2, "normal": 1, "others": 1},
-        train=TrainConfig(
-            epochs=50,
-            steps_per_epoch=0,
-            validation_steps=None,
-            learning_rate=1e-3,
-            monitor="val_mean_iou",
-            mode="max",
-        ),
+        ratio={"tumour": 2, "background and normal": 1, "others": 1},
+        train=one_pass_epochs(epochs=50, learning_rate=1e-3),
     )
 
 
@@ -80,6 +74,7 @@ def main(
     tissue: Literal["none", "saturation", "otsu"] = "otsu",
     hooknet_px: int = 284,
     hooknet_widths: tuple[int, ...] = (16, 32, 64, 128, 160),
+    deeplab_encoder: str = "resnet50",
     workers: int = 2,
     index: DenseIndexConfig = DenseIndexConfig(target_px=512, stride_px=512, min_tissue=0.0),  # noqa: B008
     schedule: Schedule = Schedule(),  # noqa: B008
@@ -101,6 +96,7 @@ def main(
         tissue: how tissue of training slides is found; networks do not label glass. "none" labels all.
         hooknet_px: side of HookNet's fields.
         hooknet_widths: channels of its maps, from the finest to the middle.
+        deeplab_encoder: encoder of DeepLabV3.
         workers: processes that index.
         index: windows; their target is the field of all networks but HookNet.
         schedule: thresholds, learning rates, epochs, weights and augmentation, a step each.
@@ -110,7 +106,7 @@ def main(
     """
     if quick:
         index, schedule, base, rounds = shrink(index, schedule, base, rounds)
-        hooknet_px, hooknet_widths = 68, (4, 4, 8)
+        hooknet_px, hooknet_widths, deeplab_encoder = 68, (4, 4, 8), "mobilenetv2"
     slides, table = Cohort.read(cohort), find_table(classes).with_aliases(map)
     test = slides.split(test_split)
     steps = schedule.steps(base, rounds)
@@ -119,20 +115,20 @@ def main(
     jobs = {}
     for name in designs:
         if name in COMPARED:
-            one, windows = compared(name, rounds, schedule, index, hooknet_px, hooknet_widths)
-            jobs[name] = functools.partial(train, trained, windows, one, out / "compared" / name, workers)
+            one, windows = compared(name, rounds, schedule, index, hooknet_px, hooknet_widths, deeplab_encoder)
+            place = out / "compared" / name
+            given = trained.cohort, windows, trained.classes, place / "model", place / "index", one, workers
+            jobs[name] = functools.partial(train_dense, *given)
         else:
             base_folder = out / "steps" / f"0_{steps[0].name}" / "model"
-            jobs[name] = functools.partial(Path, trained.folder if name == "Multi-level" else base_folder)
+            jobs[name] = functools.partial(exported, trained.folder if name == "Multi-level" else base_folder)
     compare(test, jobs, out, by, table, segment)
 
 
-def train(
-    trained: SelfTrainingResult, index: DenseIndexConfig, settings: SegmentationSettings, folder: Path, workers: int
-) -> Path:
-    """Trains a network on the labels of the last round; returns its model folder."""
-    windows = build_index(trained.cohort, index, folder / "index", classes=trained.classes, workers=workers)
-    return train_segmentation(windows, folder / "model", settings).folder
+def exported(folder: Path) -> Path:
+    """A trained model folder, with its ONNX."""
+    export_onnx(folder)
+    return folder
 
 
 def compared(
@@ -142,6 +138,7 @@ def compared(
     index: DenseIndexConfig,
     hooknet_px: int,
     hooknet_widths: tuple[int, ...],
+    deeplab_encoder: str,
 ) -> tuple[SegmentationSettings, DenseIndexConfig]:
     """How a network is trained that the paper compares with, and its windows.
 
@@ -155,8 +152,7 @@ def compared(
         augment=schedule.augments[-1],
     )
     if name == "DeepLabV3":
-        mobile = {key: value for key, value in rounds.arguments.items() if "mobilenetv2" in rounds.arguments.values()}
-        one = dataclasses.replace(one, widths=(), arguments=mobile)  # otherwise its own ResNet50
+        one = dataclasses.replace(one, widths=(), arguments={"encoder": deeplab_encoder})
     if name == "HookNet":
         network = models.build("hooknet", size_px=hooknet_px, widths=hooknet_widths)
         side = network.output["segmentation"].shape[1]

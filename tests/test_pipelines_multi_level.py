@@ -14,6 +14,7 @@ import tiny_encoder
 
 from tfseg.comparison import run_script
 from tfseg.data.index import DenseIndexConfig
+from tfseg.slides.known_tables import TUMOUR_NORMAL_OTHERS
 from tfseg.slides.synthetic import Recipe, synthetic_slide
 from tfseg.train.interrupt import TrainingInterruptedError
 
@@ -83,7 +84,8 @@ def test_defaults_are_the_papers(multi_level):
     assert len(rounds) == 5
     for step in (base, *rounds):
         assert step.settings.batch_size == 16
-        assert step.settings.ratio == {"tumour": 2, "normal": 1, "others": 1}
+        assert step.settings.ratio == {"tumour": 2, "background and normal": 1, "others": 1}
+        assert set(step.settings.ratio) == {spec.name for spec in TUMOUR_NORMAL_OTHERS.classes}
         assert (step.settings.loss.crossentropy, step.settings.loss.dice) == (1, 1)
         assert (step.settings.optimizer.kind, step.settings.optimizer.schedule) == ("adam", "cyclic")
     assert base.settings.arguments == {"encoder": "efficientnetb0"}
@@ -94,14 +96,19 @@ def test_compared_networks_see_the_same_but_in_windows_of_their_own(multi_level)
     rounds = multi_level.settings("multi_level", "efficientnetb4")
     index, levels = DenseIndexConfig(target_px=512, stride_px=512), (*["none"] * 5, "multi_level_3")
     schedule = multi_level.Schedule(augments=levels)
-    settings, windows = multi_level.compared("U-Net", rounds, schedule, index, 284, (16, 32, 64, 128, 160))
+    given = rounds, schedule, index, 284, (16, 32, 64, 128, 160), "resnet50"
+    settings, windows = multi_level.compared("U-Net", *given)
     assert settings.architecture == "encoder_unet" and settings.arguments == {"encoder": "efficientnetb4"}
     assert windows == index and settings.train == rounds.train and settings.augment == "multi_level_3"
-    settings, windows = multi_level.compared("HookNet", rounds, schedule, index, 284, (16, 32, 64, 128, 160))
+    settings, windows = multi_level.compared(
+        "HookNet", rounds, schedule, index, 284, (16, 32, 64, 128, 160), "resnet50"
+    )
     assert (settings.architecture, settings.size_px) == ("hooknet", 284)
     assert (windows.target_px, windows.stride_px) == (70, 70)
-    settings, windows = multi_level.compared("DeepLabV3", rounds, schedule, index, 284, (16, 32, 64, 128, 160))
-    assert settings.architecture == "deeplabv3" and settings.arguments == {} and windows == index
+    settings, windows = multi_level.compared(
+        "DeepLabV3", rounds, schedule, index, 284, (16, 32, 64, 128, 160), "resnet50"
+    )
+    assert settings.architecture == "deeplabv3" and settings.arguments == {"encoder": "resnet50"} and windows == index
 
 
 def test_a_stopped_training_ends_with_130(monkeypatch, capsys):

@@ -64,13 +64,13 @@ class OptimizerSettings:
     replicas: int = 1
 
 
-def dmmn_config() -> TrainConfig:
-    """The DMMN paper's, section 2.5: 20 epochs, each once over the windows, the best mean IoU is kept."""
+def one_pass_epochs(epochs: int = 20, learning_rate: float = 5e-5) -> TrainConfig:
+    """Each epoch once over the windows, validation on all of them, the best mean IoU is kept; DMMN, section 2.5."""
     return TrainConfig(
-        epochs=20,
+        epochs=epochs,
         steps_per_epoch=0,
         validation_steps=None,
-        learning_rate=5e-5,
+        learning_rate=learning_rate,
         monitor="val_mean_iou",
         mode="max",
     )
@@ -121,7 +121,7 @@ class SegmentationSettings:
     elastic: tuple[str, ...] = ()
     sampling: tuple[str, ...] = ()
     ratio: dict[str, int] = field(default_factory=dict)
-    train: TrainConfig = field(default_factory=dmmn_config)
+    train: TrainConfig = field(default_factory=one_pass_epochs)
     precision: str = "float32"
     threads: int = 8
     train_split: str = "train"
