@@ -21,6 +21,7 @@ Not yet run at full size by us.
 
 import dataclasses
 import functools
+import inspect
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ from tfseg.data.index import DenseIndexConfig
 from tfseg.infer.cascade import SegmentOptions
 from tfseg.slides.known_tables import find_table
 from tfseg.train.segmentation import SegmentationSettings
+from tfseg.types import TfsegError
 
 DESIGNS = {
     "SegNet": "segnet",
@@ -54,6 +56,7 @@ def main(
     out: Path,
     designs: tuple[Name, ...] = tuple(DESIGNS)[:6],
     quick: bool = False,
+    narrower: int = 1,
     test_split: str = "test",
     by: tuple[str, ...] = (),
     classes: str = "tissue_types",
@@ -73,6 +76,7 @@ def main(
         out: run folder.
         designs: which to run.
         quick: shrink networks, fields and training until a run takes minutes; a smoke test.
+        narrower: divide the channels of every design by this, so that their ratios stay the paper's on a small machine.
         test_split: the split that is segmented and compared.
         by: columns of the manifest by which scores are grouped.
         classes: tissue_types, another known table, or a JSON file with classes of your own (then give
@@ -94,6 +98,8 @@ def main(
     jobs = {}
     for name in designs:
         own = dataclasses.replace(segmentation, architecture=DESIGNS[name])
+        if narrower > 1 and name != "DeepLabV3":
+            own = dataclasses.replace(own, widths=narrow(own, narrower))
         windows, place = index, out / "index"
         if name == "DeepLabV3":
             own = dataclasses.replace(own, widths=(), weights=deeplab_weights, arguments={**own.arguments, **encoder})
@@ -103,6 +109,15 @@ def main(
         folder = out / "designs" / name
         jobs[name] = functools.partial(train_dense, slides, windows, table, folder, place, own, workers)
     compare(slides.split(test_split), jobs, out, by, table, segment)
+
+
+def narrow(settings: SegmentationSettings, by: int) -> tuple[int, ...]:
+    """The channels of a design, each divided."""
+    usual = inspect.signature(models.MODELS[settings.architecture]).parameters["widths"].default
+    widths = settings.widths or usual
+    if any(width % by for width in widths):
+        raise TfsegError(f"--narrower {by} does not divide the channels of {settings.architecture}: {widths}.")
+    return tuple(width // by for width in widths)
 
 
 def hooknet_windows(index: DenseIndexConfig, settings: SegmentationSettings, num_classes: int) -> DenseIndexConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -12,7 +13,8 @@ from PIL import Image
 
 from tfseg.slides.base import open_slide
 from tfseg.slides.synthetic import make_cohort
-from tfseg.types import ModelSpec
+from tfseg.train.segmentation_settings import SegmentationSettings
+from tfseg.types import ModelSpec, TfsegError
 
 
 def load(name: str):
@@ -109,6 +111,15 @@ def test_one_field_three_fields_and_no_padding_from_manifest_to_table(tissue_typ
     capsys.readouterr()
     dmmn.main(tissue_types, out=out, quick=True, workers=1, test_split="val", designs=("DMMN-M3",))
     assert "epoch 1/1" not in capsys.readouterr().out, "finished networks are taken as they are"
+
+
+def test_narrower_designs_keep_the_ratios_of_their_channels():
+    dmmn = load("dmmn")
+    settings = SegmentationSettings(architecture="plain_unet")
+    assert dmmn.narrow(settings, 8) == (8, 16, 32, 64, 128)
+    assert dmmn.narrow(dataclasses.replace(settings, architecture="dmmn_m3"), 8) == (4, 8, 16, 32, 64)
+    with pytest.raises(TfsegError, match="--narrower 7 does not divide the channels of plain_unet"):
+        dmmn.narrow(settings, 7)
 
 
 @pytest.mark.slow
