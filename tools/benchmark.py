@@ -3,6 +3,7 @@
 python tools/benchmark.py read       # patches a second of the training pipeline, beside a bare OpenSlide loop
 python tools/benchmark.py segment    # a whole `tfseg segment`, beside ONNX Runtime alone and beside FAST
 python tools/benchmark.py dense      # the same with a dense network on 32768² px: its memory, beside ONNX Runtime alone
+python tools/benchmark.py windows    # windows a second of every dense network, beside the plain U-Net
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ import tyro
 from benchmark_dense import dense_benchmark
 from benchmark_read import read_benchmark
 from benchmark_segment import segment_benchmark
+from benchmark_windows import windows_benchmark
 
 from tfseg.types import TfsegError
 
 if __name__ == "__main__":
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"read": read_benchmark, "segment": segment_benchmark, "dense": dense_benchmark},
+            {
+                "read": read_benchmark,
+                "segment": segment_benchmark,
+                "dense": dense_benchmark,
+                "windows": windows_benchmark,
+            },
             description=__doc__,
             sort_subcommands=False,
         )
