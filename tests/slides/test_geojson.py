@@ -92,7 +92,9 @@ def read(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda f: f, lambda f: [f], lambda f: {"type": "FeatureCollection", "features": [f]}], ids=str
+    "wrap",
+    [lambda f: f, lambda f: [f], lambda f: {"type": "FeatureCollection", "features": [f]}],
+    ids=["single", "array", "collection"],
 )
 def test_collection_array_or_single(tmp_path, wrap):
     (only,) = read(tmp_path, wrap(feature(classification="Tumor")))
