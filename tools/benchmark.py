@@ -3,6 +3,7 @@
 python tools/benchmark.py read       # patches a second of the training pipeline, beside a bare OpenSlide loop
 python tools/benchmark.py segment    # a whole `tfseg segment`, beside ONNX Runtime alone and beside FAST
 python tools/benchmark.py dense      # the same with a dense network on 32768² px: its memory, beside ONNX Runtime alone
+python tools/benchmark.py instances  # all scores of 1000 nuclei on 1000² px, beside one np.unique of the same pixels
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 
 import tyro
 from benchmark_dense import dense_benchmark
+from benchmark_instances import instances_benchmark
 from benchmark_read import read_benchmark
 from benchmark_segment import segment_benchmark
 
@@ -19,7 +21,12 @@ from tfseg.types import TfsegError
 if __name__ == "__main__":
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"read": read_benchmark, "segment": segment_benchmark, "dense": dense_benchmark},
+            {
+                "read": read_benchmark,
+                "segment": segment_benchmark,
+                "dense": dense_benchmark,
+                "instances": instances_benchmark,
+            },
             description=__doc__,
             sort_subcommands=False,
         )
