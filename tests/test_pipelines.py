@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tfseg.slides.base import open_slide
-from tfseg.slides.synthetic import make_cohort
+from tfseg.slides.synthetic_cohort import make_cohort
 from tfseg.types import CohortError, ModelSpec
 
 
