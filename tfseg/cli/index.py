@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -73,8 +74,7 @@ def check_unused(arguments: Sequence[str]) -> None:
     """An option of the other kind would be ignored without a word, also one that gives the default of its kind."""
     words = [word.replace("=", " ", 1).split(" ") for word in arguments if word.startswith("--")]
     given = {word[0].replace("_", "-") for word in words}
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    is_dense = "--kind=dense" in arguments or ("--kind", "dense") in pairs
+    is_dense = "--kind=dense" in arguments or ("--kind", "dense") in pairwise(arguments)
     patches = sorted(given & {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(IndexConfig)})
     if is_dense and patches:
         raise TfsegError(
