@@ -66,7 +66,7 @@ def test_from_manifest_to_steps_and_table(multi_level, cohort, tiny, tmp_path, c
     assert steps["iou mean"][1:].between(0, 1).all() and (out / "steps" / "steps.png").is_file()
     classes = pd.read_csv(out / "scores" / "classes.csv")
     assert set(classes["design"]) == {"Base", "Multi-level"}
-    assert set(classes["class"]) == {"normal", "tumour", "others", "mean"}
+    assert set(classes["class"]) == {"background and normal", "tumour", "others", "mean"}
     summary = (out / "scores" / "summary.md").read_text(encoding="utf-8")
     assert "## By stain" in summary and "## By scanner" in summary
     assert (out / "scores" / "Multi-level" / "curves.png").is_file()
