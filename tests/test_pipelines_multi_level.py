@@ -17,6 +17,7 @@ from tfseg.data.index import DenseIndexConfig
 from tfseg.slides.known_tables import TUMOUR_NORMAL_OTHERS
 from tfseg.slides.synthetic import Recipe, synthetic_slide
 from tfseg.train.interrupt import TrainingInterruptedError
+from tfseg.types import CohortError
 
 SCRIPT = Path(__file__).parents[1] / "pipelines" / "multi_level.py"
 
@@ -75,6 +76,12 @@ def test_from_manifest_to_steps_and_table(multi_level, cohort, tiny, tmp_path, c
     said = capsys.readouterr().out
     assert said.count("epoch 1/1") == 1, "finished steps are taken as they are, HookNet is trained"
     assert list(pd.read_csv(out / "scores" / "scores.csv")["design"].unique()) == ["Multi-level", "HookNet"]
+
+
+def test_a_column_that_is_not_there_is_told_before_any_work(multi_level, cohort, tmp_path):
+    with pytest.raises(CohortError, match="no column 'stage'"):
+        multi_level.main(cohort, out=tmp_path / "run", quick=True, workers=1, by=("stage",))
+    assert not (tmp_path / "run").exists()
 
 
 def test_defaults_are_the_papers(multi_level):
