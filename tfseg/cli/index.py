@@ -127,6 +127,5 @@ def _check_nuclei_options(given: set[str]) -> None:
     both = {"--nuclei", "--out", "--workers", "--skip-broken", "--no-skip-broken", "--help"}
     if "--nuclei" in given and given - own - both:
         raise TfsegError(
-            f"--nuclei has no {', '.join(sorted(given - own - both))}: that is for slides of a cohort. "
-            "See --help."
+            f"--nuclei has no {', '.join(sorted(given - own - both))}: that is for slides of a cohort. See --help."
         )

@@ -75,7 +75,10 @@ class OutlineFile:
     A pixel belongs to a nucleus when its centre lies inside the outline, by the even-odd rule; pixel (i, j) of the
     image covers [i, i + 1) × [j, j + 1). Where outlines overlap, the one that comes first in the file keeps the pixel,
     as in ``he_to_binary_mask.m`` that came with the data (Kumar et al. 2017). Negative regions are cut out of all.
-    Outlines that cover no pixel's centre, of which MoNuSeg has some, are left out and said.
+    Outlines that cover no pixel's centre are left out and said.
+
+    Differs from that script in: MATLAB's poly2mask takes the centre of the first pixel for (1, 1), ImageScope for
+    (0.5, 0.5), so its masks lie half a pixel up and left of these.
     """
 
     path: Path
