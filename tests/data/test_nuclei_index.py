@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,10 @@ def test_finished_images_are_not_done_twice_and_changed_ones_are(tmp_path, monke
     again = check(source, out)
     assert sorted(loaded) == ["c1", "c2", "x"]
     assert again.table["nuclei"].tolist() == [1, 3, 1]
+    loaded.clear()
+    os.utime(tmp_path / "images" / "c2.png", (1, 1))  # as another file of the same size
+    check(source, out)
+    assert loaded == ["c2"]
 
 
 def test_what_was_finished_before_a_stop_is_kept(tmp_path, monkeypatch):
