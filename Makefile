@@ -32,6 +32,7 @@ lint: install
 bench: install
 	$(BIN)/python tools/benchmark.py read
 	$(BIN)/python tools/benchmark.py segment
+	$(BIN)/python tools/benchmark.py instances
 
 # Renews requirements.txt: exact versions for Python 3.10 to 3.13 on every platform.
 lock: install

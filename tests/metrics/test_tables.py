@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import tukey_hsd
 
-from tfseg.metrics.tables import confusion_table, markdown, summarise, tukey, tukey_lines
+from tfseg.metrics.tables import confusion_table, markdown, plain_markdown, summarise, tukey, tukey_lines
 from tfseg.types import CohortError
 
 TABLE = pd.DataFrame(
@@ -40,6 +40,22 @@ def test_by_column_and_as_markdown():
     two = summarise(TABLE.assign(stain="H|E"), ["dice"], by=["stain", "grade"])
     assert two[["stain", "grade"]].to_numpy().tolist() == [["H|E", g] for g in "123"]
     assert "H\\|E" in markdown(two)
+
+
+def test_other_units_than_slides():
+    summary = summarise(TABLE, ["dice"], by="grade", unit="images")
+    assert summary.columns.tolist()[:2] == ["grade", "images"]
+    assert markdown(summary, 2, unit="images").splitlines()[-1] == "| 3 | 2 | – (n = 0) |"
+
+
+def test_table_as_it_is():
+    table = pd.DataFrame({"name": ["a|b", "c"], "n": [3, 12], "dice": [0.12345, np.nan], "good": [True, False]})
+    assert plain_markdown(table, digits=2).splitlines() == [
+        "| name | n | dice | good |",
+        "| --- | ---: | ---: | --- |",
+        "| a\\|b | 3 | 0.12 | True |",
+        "| c | 12 | – | False |",
+    ]
 
 
 def test_group_without_a_value_is_not_lost():

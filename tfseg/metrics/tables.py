@@ -12,7 +12,10 @@ from tfseg.types import CohortError
 
 
 def summarise(
-    table: pd.DataFrame, scores: Sequence[str] = ("recall", "precision", "dice"), by: str | Sequence[str] | None = None
+    table: pd.DataFrame,
+    scores: Sequence[str] = ("recall", "precision", "dice"),
+    by: str | Sequence[str] | None = None,
+    unit: str = "slides",
 ) -> pd.DataFrame:
     """Mean and standard deviation (n - 1 in the denominator) of scores over slides.
 
@@ -20,9 +23,10 @@ def summarise(
         table: one row a slide.
         scores: columns to summarise; NaN (undefined) is left out of mean and sd.
         by: columns to group by, such as "grade"; None takes all slides together.
+        unit: what a row is, in the plural, such as "images".
 
     Returns:
-        One row a group, with the ``by`` columns, "slides" (rows in the group), and per score "<score> mean",
+        One row a group, with the ``by`` columns, the ``unit`` (rows in the group), and per score "<score> mean",
         "<score> sd" (NaN with fewer than two values) and "<score> n" (slides where it is defined).
 
     Raises:
@@ -34,7 +38,7 @@ def summarise(
     rows = []
     for key, group in groups:
         row: dict[str, object] = dict(zip(columns, key, strict=True))
-        row["slides"] = len(group)
+        row[unit] = len(group)
         for score in scores:
             row[f"{score} mean"] = group[score].mean()
             row[f"{score} sd"] = group[score].std(ddof=1)
@@ -43,8 +47,8 @@ def summarise(
     return pd.DataFrame(rows)
 
 
-def markdown(summary: pd.DataFrame, digits: int = 3) -> str:
-    """A Markdown table of what :func:`summarise` gives, each score as "mean ± sd".
+def markdown(summary: pd.DataFrame, digits: int = 3, unit: str = "slides") -> str:
+    """A Markdown table of what :func:`summarise` gives with that ``unit``, each score as "mean ± sd".
 
     Undefined is "–"; a lone value has no "± sd". Where a score is defined in fewer slides than the group has, its
     number follows in brackets.
@@ -59,7 +63,25 @@ def markdown(summary: pd.DataFrame, digits: int = 3) -> str:
             mean, sd, n = row[f"{score} mean"], row[f"{score} sd"], row[f"{score} n"]
             text = "–" if np.isnan(mean) else f"{mean:.{digits}f}"
             text += "" if np.isnan(sd) else f" ± {sd:.{digits}f}"
-            cells.append(text + (f" (n = {n})" if n < row["slides"] else ""))
+            cells.append(text + (f" (n = {n})" if n < row[unit] else ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plain_markdown(table: pd.DataFrame, digits: int = 3) -> str:
+    """A Markdown table of a table as it is: floats rounded, undefined is "–"."""
+    numbers = [pd.api.types.is_float_dtype(kind) or pd.api.types.is_integer_dtype(kind) for kind in table.dtypes]
+    lines = ["| " + " | ".join(map(str, table.columns)) + " |"]
+    lines.append("|" + "|".join(" ---: " if number else " --- " for number in numbers) + "|")
+    for row in table.itertuples(index=False):
+        cells = [
+            "–"
+            if pd.isna(value)
+            else f"{value:.{digits}f}"
+            if isinstance(value, float)
+            else str(value).replace("|", "\\|")
+            for value in row
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
