@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -234,3 +236,14 @@ def test_other_than_uint8_rgb_is_refused(bad):
 def test_unknown_method_names_the_known():
     with pytest.raises(ModelError, match="macenko, reinhard, vahadane"):
         fit(two_stains(), "vahadan")
+
+
+def test_without_macenko_tensorflow_is_not_loaded():
+    code = (
+        "import sys, numpy as np; from tfseg.data.colour_normalisation import fit;"
+        "image = np.random.default_rng(0).integers(60, 250, (40, 40, 3), dtype=np.uint8);"
+        "fit(image, 'vahadane').apply(image); fit(image, 'reinhard').apply(image);"
+        "print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -20,6 +20,7 @@ from tfseg.infer.instance_outputs import (
     LabelBands,
     NucleiOptions,
     StoredProbabilities,
+    eccentricity,
     outlines,
     slide_image,
     write_nuclei,
@@ -193,6 +194,14 @@ def test_outlines_of_many_masks_are_those_of_each():
         y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
         assert shape.is_valid and shape.area == mask.sum()
         np.testing.assert_array_equal(shapely.contains_xy(shape, x + 0.5, y + 0.5), mask)
+
+
+def test_eccentricity_is_that_of_scikit_image():
+    rng = np.random.default_rng(2)
+    shapes = [np.ones((1, 1), bool), np.ones((1, 9), bool), np.ones((5, 5), bool), np.eye(4, dtype=bool)]
+    shapes += [rng.random(rng.integers(2, 20, 2)) < 0.8 for _ in range(30)]
+    for mask in shapes:
+        assert eccentricity(mask) == pytest.approx(regionprops(mask.astype(np.uint8))[0].eccentricity, abs=1e-6)
 
 
 def test_label_bands_keep_numbers_of_32_bits():

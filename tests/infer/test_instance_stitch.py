@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from skimage.color import rgb2hed
 from skimage.measure import label as connected
 
 from tfseg.infer.instance_stitch import Instance, Tile, TileGrid, label_tiles, stitch
@@ -199,6 +201,22 @@ def test_labelled_in_tiles_it_is_what_it_is_at_once():
     picture, instances = assembled(grid, list(tiles))
     np.testing.assert_array_equal(number(picture), expected)
     assert len(instances) > 80 and max(map(max, asked)) <= 70 + 2 * 20
+
+
+@pytest.mark.realdata
+def test_real_nuclei_in_tiles_are_those_of_the_whole_picture(shared_data):
+    path = shared_data / "nuclei" / "monuseg24" / "images" / "Kidney_TCGA-B0-5710-01Z-00-DX1.png"
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)[:500, :500]
+    stain = ndimage.gaussian_filter(rgb2hed(image)[..., 0], 2)
+    values = 1 / (1 + np.exp(-4 * (stain - np.percentile(stain, 73)) / stain.std()))
+    grid = TileGrid(500, 500, tile_px=200, overlap_px=96)
+
+    def read(top: int, left: int, height: int, width: int) -> np.ndarray:
+        return values[top : top + height, left : left + width]
+
+    picture, instances = assembled(grid, list(label_tiles(grid, read, label_instances, context_px=32)))
+    assert len(instances) > 100 and all(one.whole for one in instances)
+    np.testing.assert_array_equal(number(picture), label_instances(values))
 
 
 def test_tiles_must_fit_the_grid():

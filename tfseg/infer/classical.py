@@ -62,8 +62,9 @@ def fiji(
 ) -> NDArray[np.int32]:
     """The steps that the paper takes in Fiji: colours normalised, grey, Gaussian, threshold, watershed.
 
-    Threshold and watershed are those that Fiji's menus offer first: IsoData (Ridler and Calvard 1978; Fiji's "Default"
-    is a variant), and on the distance map a marker for each maximum higher than its surroundings by 0.5.
+    Each is what Fiji's menus offer first: grey is (R + G + B) / 3; the threshold IsoData (Ridler and Calvard 1978;
+    Fiji's "Default" is a variant); the watershed has a marker for each maximum of the distances that is 0.5 px higher
+    than the way to any higher one.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -78,7 +79,8 @@ def fiji(
     """
     one_of("channel", channel, ("grey", "haematoxylin"))
     image = normalise(image) if normalise else image
-    grey = gaussian(_grey(image) if channel == "grey" else -rgb2hed(image)[..., 0], sigma_px)
+    check_image(image)
+    grey = gaussian(image.mean(axis=2) / 255 if channel == "grey" else -rgb2hed(image)[..., 0], sigma_px)
     options = replace(options, split="distance", smoothing_px=0, min_depth_px=0.5)
     return label_instances(_dark(grey, threshold_isodata), options)
 
@@ -87,13 +89,18 @@ CLASSICAL = {"otsu": otsu, "watershed": watershed, "fiji": fiji}
 
 
 def _grey(image: Image) -> NDArray[np.float64]:
-    """Luminance 0..1; raises ValueError unless ``image`` is uint8 RGB."""
+    """Luminance 0..1, 0.2125 R + 0.7154 G + 0.0721 B."""
+    check_image(image)
+    return np.asarray(rgb2gray(image))
+
+
+def check_image(image: Image) -> None:
+    """Raises ValueError unless ``image`` is uint8 RGB (H, W, 3)."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(
             f"expected a uint8 RGB image (H, W, 3). Received: {got}. Drop an alpha channel; scale to 0..255."
         )
-    return np.asarray(rgb2gray(image))
 
 
 def _dark(grey: NDArray[np.float64], threshold: Callable[[NDArray[np.float64]], float]) -> NDArray[np.bool_]:
