@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+from dense_networks import Identity, dense_spec
 from skimage.measure import regionprops
 
 from tfseg.infer.band_store import KEY_BYTES, BandStore
+from tfseg.infer.dense import segment_dense
 from tfseg.infer.instance_outputs import (
     DAB_STAINS,
     EOSIN,
@@ -26,7 +28,7 @@ from tfseg.infer.instance_outputs import (
     write_nuclei,
 )
 from tfseg.infer.instance_stitch import Tile, TileGrid, label_tiles
-from tfseg.infer.instances import number
+from tfseg.infer.instances import InstanceOptions, label_instances, number
 from tfseg.slides.base import open_slide
 from tfseg.slides.geojson import read_geojson
 from tfseg.slides.rasterise import PixelGrid
@@ -243,6 +245,25 @@ def test_images_of_tiles_are_the_slides_pixels(tmp_path):
     for cell, tile in zip(grid.tiles(), found, strict=True):
         top, left, bottom, right = grid.box(*cell)
         np.testing.assert_array_equal(tile.image, image[top:bottom, left:right])
+
+
+def test_from_a_dense_run_to_detections(tmp_path):
+    labels = nuclei()
+    image = np.zeros((70, 90, 3), np.uint8)
+    image[labels > 0, 1] = 255  # the network calls green what is green
+    slide, spec = open_slide([image], mpp=0.5), dense_spec(mpps=(0.5,), stride_px=8)
+    result = segment_dense(slide, Identity(spec), spec, probabilities=True)
+    pixels = result.grid.pixels
+    grid = TileGrid(pixels.height_px, pixels.width_px, tile_px=40, overlap_px=16)
+    found = StoredProbabilities(result.store, [1 + 1])
+    options = InstanceOptions(split="none", max_hole_px=0)
+    given = label_tiles(grid, found, lambda part: label_instances(part, options), image=slide_image(slide, pixels))
+    summary = write_nuclei(tmp_path, slide, pixels, grid, given)
+    result.store.close()
+    expected = label_instances(labels > 0, options)
+    assert summary["nuclei"] == expected.max() and summary["nuclei_cut"] == 0
+    np.testing.assert_array_equal(number(tifffile.imread(tmp_path / "nuclei.tiff")), expected)
+    assert all("Eosin: Mean" in feature.measurements for feature in read_geojson(tmp_path / "nuclei.geojson"))
 
 
 def test_default_stains_are_haematoxylin_and_eosin():

@@ -152,6 +152,16 @@ def test_an_overlapping_neighbour_loses_the_taken_pixels_and_stays_one_piece():
     assert (picture[5:8, 22:30] == 2).all() and not picture[10].any()
 
 
+@pytest.mark.parametrize(("top", "found"), [(11, [36, 18]), (10, [36])], ids=["a third taken", "two thirds taken"])
+def test_half_of_its_pixels_say_whether_it_is_the_same(top, found):
+    grid = TileGrid(20, 50, tile_px=32, overlap_px=14)
+    first, second = np.zeros((20, 50), int), np.zeros((20, 50), int)
+    first[8:12, 21:30] = 1
+    second[top : top + 3, 21:30] = 1
+    _, instances = assembled(grid, tiles_of(grid, first, second))
+    assert [int(one.mask.sum()) for one in instances] == found
+
+
 def test_memory_is_one_row_of_tiles():
     grid = TileGrid(100_000, 40, tile_px=50, overlap_px=10)
     blank = np.zeros((50, 40), np.uint8)

@@ -26,7 +26,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -59,8 +59,6 @@ _PERCENTILE = 99
 _LEAST_AMOUNT = 0.05
 _FORMAT = "tfseg-colour-normalisation"
 _VERSION = 1
-
-Normaliser = TypeVar("Normaliser", "StainNormaliser", "ReinhardNormaliser")
 
 
 @dataclass(frozen=True)
@@ -145,9 +143,10 @@ class ReinhardNormaliser:
         return np.rint(moved).astype(np.uint8)
 
 
-def fit(
-    target: Image, method: Method = "vahadane", *, tissue_only: bool = True
-) -> StainNormaliser | ReinhardNormaliser:
+Normaliser: TypeAlias = StainNormaliser | ReinhardNormaliser
+
+
+def fit(target: Image, method: Method = "vahadane", *, tissue_only: bool = True) -> Normaliser:
     """Takes up the colours of a target.
 
     Args:
@@ -163,7 +162,7 @@ def fit(
         ModelError: no such method.
         ValueError: not uint8 RGB.
     """
-    one_of("colour normalisation", method, METHODS)
+    one_of("colour normalisation", method, tuple(METHODS))
     check_image(target)
     fitted = METHODS[method](target, tissue_only)
     if fitted is None or (isinstance(fitted, StainNormaliser) and min(fitted.amounts) < _LEAST_AMOUNT):
@@ -234,7 +233,7 @@ def vahadane_stains(density: NDArray[np.float32]) -> NDArray[np.float64]:
     return stains if stains[0, 0] >= stains[0, 1] else stains[:, ::-1]
 
 
-def normalise_cached(image: Image, normaliser: StainNormaliser | ReinhardNormaliser, folder: str | Path) -> Image:
+def normalise_cached(image: Image, normaliser: Normaliser, folder: str | Path) -> Image:
     """``normaliser.apply(image)``, from a folder where it was computed before.
 
     A file is named after the SHA-256 of the image's pixels and of the target's parameters, so that nothing stale is
@@ -265,12 +264,12 @@ def normalise_cached(image: Image, normaliser: StainNormaliser | ReinhardNormali
     return result
 
 
-def save_normaliser(path: str | Path, normaliser: StainNormaliser | ReinhardNormaliser) -> None:
+def save_normaliser(path: str | Path, normaliser: Normaliser) -> None:
     """Writes the parameters as JSON, whole or not at all. Raises OutputError where that cannot be."""
     write_json(path, {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(normaliser)})
 
 
-def load_normaliser(path: str | Path) -> StainNormaliser | ReinhardNormaliser:
+def load_normaliser(path: str | Path) -> Normaliser:
     """Reads what :func:`save_normaliser` wrote. Raises ModelError, naming the file, where it is something else."""
     try:
         content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -344,7 +343,7 @@ def _lab(image: Image) -> NDArray[np.float32]:
     return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
 
 
-METHODS: dict[str, Callable[[Image, bool], StainNormaliser | ReinhardNormaliser | None]] = {
+METHODS: dict[str, Callable[[Image, bool], Normaliser | None]] = {
     "vahadane": lambda image, tissue_only: _stains_of(image, "vahadane"),
     "macenko": lambda image, tissue_only: _stains_of(image, "macenko"),
     "reinhard": _moments_of,
