@@ -15,6 +15,10 @@ C = 0, so white stays white. What the two stains do not explain of a colour is d
 - Reinhard et al., "Color transfer between images", IEEE CG&A 21 (2001): mean and standard deviation of each channel,
   here in CIELAB.
 
+The two stain methods take two stains on white glass for granted. Where glass is grey (below about 220 of 255 it counts
+as tissue) or there is one dye alone, they take glass or a shade of the dye for a stain, and may turn nuclei into eosin:
+look at the pictures. Reinhard's method has nothing to confuse.
+
 Nothing is drawn at random: pixels are taken at regular steps, so the same image gives the same result.
 """
 
