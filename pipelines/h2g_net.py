@@ -30,6 +30,7 @@ from tfseg.comparison import compare, run_script
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import IndexConfig, PatchIndex, build_index
 from tfseg.demo import small_settings
+from tfseg.evaluation import check_evaluation
 from tfseg.files import write_json
 from tfseg.slides.class_table import ClassTable
 from tfseg.train.cascade import train_cascade
@@ -104,6 +105,7 @@ def main(
     classes = ClassTable.h2g().with_aliases(map)
     slides = Cohort.read(cohort)
     test = slides.split(test_split)
+    check_evaluation(test, by)  # now, not after hours of indexing
     patches = build_index(slides, index, out / "index", classes=classes, workers=workers)
     weights = {
         "mobilenetv2_classifier": classifier.weights,

@@ -32,6 +32,7 @@ from tfseg import models
 from tfseg.comparison import compare, run_script, train_dense
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import DenseIndexConfig
+from tfseg.evaluation import check_evaluation
 from tfseg.export.onnx import export_onnx
 from tfseg.infer.cascade import SegmentOptions
 from tfseg.infer.dense import DenseOptions
@@ -109,6 +110,7 @@ def main(
         hooknet_px, hooknet_widths, deeplab_encoder = 68, (4, 4, 8), "mobilenetv2"
     slides, table = Cohort.read(cohort), find_table(classes).with_aliases(map)
     test = slides.split(test_split)
+    check_evaluation(test, by)  # now, not after days of training
     steps = schedule.steps(base, rounds)
     trained = self_train(slides, index, table, out / "steps", steps, tissue=tissue, workers=workers)
     print((out / "steps" / "steps.md").read_text(encoding="utf-8"))

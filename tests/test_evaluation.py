@@ -79,6 +79,15 @@ def test_pixels_without_a_class_are_missed(cohort, tmp_path):
     assert table.loc["s0", "truth_mm2"] == table.loc["s1", "truth_mm2"]
 
 
+def test_nothing_annotated_on_any_slide(cohort, tmp_path):
+    tifffile.imwrite(tmp_path / "blank.tif", np.full((SIZE, SIZE), IGNORE, np.uint8))
+    blank = Cohort(cohort.path, cohort.table.assign(annotation=str(tmp_path / "blank.tif")))
+    designs = {"one": segmentation(tmp_path / "one", [0, 0, 0])}
+    with pytest.raises(CohortError, match=r"3 slides \(s0, s1, s2\) hold no pixel of the classes non-tumour, tumour"):
+        evaluate_cohort(blank, designs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_classes_of_other_names_in_any_design(cohort, tmp_path):
     designs = {name: segmentation(tmp_path / name, [0, 0, 0]) for name in ("one", "two")}
     summaries(designs["one"], ["non-tumour", "tumour"])

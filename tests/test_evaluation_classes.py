@@ -167,6 +167,35 @@ def test_other_classes_than_the_segmentations_are_refused(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_annotated_on_any_slide(folder, tmp_path, undrawn):
+    """One such slide among others has no score; a cohort of them is an error."""
+    for k in range(2):
+        tifffile.imwrite(tmp_path / f"blank{k}.tif", np.zeros((SIZE, SIZE), np.uint8))
+    cohort = Cohort.read(folder / "cohort.csv")
+    blank = [str(tmp_path / f"blank{k}.tif") for k in range(2)]
+    none = Cohort(cohort.path, cohort.table.head(2).assign(annotation=blank))
+    with pytest.raises(CohortError, match=r"2 slides \(s0, s1\) hold no pixel of .*tumour.*blank0\.tif.*--map"):
+        evaluate_cohort(none, {"net": folder / "net"}, tmp_path / "out", (), TABLE)
+    assert not (tmp_path / "out").exists()
+    one = Cohort(cohort.path, cohort.table.head(2).assign(annotation=[cohort.table["annotation"][0], blank[1]]))
+    found = evaluate_cohort(one, {"net": folder / "net"}, tmp_path / "out", (), TABLE)
+    assert found["iou mean"].isna().tolist() == [False, True]
+
+
+def test_masks_whose_classes_no_summary_names_are_warned_of(folder, tmp_path, caplog, undrawn):
+    cohort = Cohort.read(folder / "cohort.csv")
+    evaluate_cohort(cohort, {"net": folder / "net"}, tmp_path / "out", (), TABLE)
+    assert caplog.messages == []
+    few = tmp_path / "few"
+    for k in range(4):
+        write_pyramid(few / f"s{k}" / "mask.tiff", mask_of(k), mpp=0.5, kind="label")
+    write_json(few / "s1" / "summary.json", {"mask": {"classes": dict(enumerate(NAMES))}})
+    evaluate_cohort(cohort, {"few": few}, tmp_path / "out", (), TABLE)
+    (said,) = caplog.messages
+    assert str(few / "s0" / "summary.json") in said and "3 of 4" in said
+    assert "0 unused, 1 tumour, 2 stroma, 3 fat" in said and "tfseg segment" in said
+
+
 def test_a_mask_with_values_that_are_no_class(folder, tmp_path):
     write_pyramid(tmp_path / "net" / "s0" / "mask.tiff", np.full((SIZE, SIZE), 7, np.uint8), mpp=0.5, kind="label")
     cohort = Cohort.read(folder / "cohort.csv")

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tfseg.slides.base import open_slide
-from tfseg.slides.synthetic import make_cohort
+from tfseg.slides.synthetic_cohort import make_cohort
 from tfseg.train.segmentation_settings import SegmentationSettings
-from tfseg.types import ModelSpec, TfsegError
+from tfseg.types import CohortError, ModelSpec, TfsegError
 
 
 def load(name: str):
@@ -70,6 +70,12 @@ def test_slides_without_pixel_size_take_it_from_the_manifest(h2g_net, cohort, tm
     table.assign(mpp=1.0).to_csv(tmp_path / "cohort.csv", index=False)
     h2g_net.main(tmp_path / "cohort.csv", out=tmp_path / "run", quick=True, workers=1, designs=("Otsu",))
     assert len(pd.read_csv(tmp_path / "run" / "scores" / "scores.csv")) == 3
+
+
+def test_a_column_that_is_not_there_is_told_before_any_work(h2g_net, cohort, tmp_path):
+    with pytest.raises(CohortError, match="no column 'stage'"):
+        h2g_net.main(cohort, out=tmp_path / "run", quick=True, workers=1, by=("stage",))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_design_is_what_the_paper_says(h2g_net):

@@ -17,6 +17,7 @@ from tfseg.data.index import DenseIndexConfig
 from tfseg.slides.known_tables import TUMOUR_NORMAL_OTHERS
 from tfseg.slides.synthetic import Recipe, synthetic_slide
 from tfseg.train.interrupt import TrainingInterruptedError
+from tfseg.types import CohortError
 
 SCRIPT = Path(__file__).parents[1] / "pipelines" / "multi_level.py"
 
@@ -55,7 +56,6 @@ def tiny(multi_level, monkeypatch):
     monkeypatch.setattr(multi_level, "shrink", shrunk)
 
 
-@pytest.mark.slow
 def test_from_manifest_to_steps_and_table(multi_level, cohort, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     multi_level.main(cohort, out=out, quick=True, workers=1, designs=("Base", "Multi-level"))
@@ -65,7 +65,7 @@ def test_from_manifest_to_steps_and_table(multi_level, cohort, tiny, tmp_path, c
     assert steps["iou mean"][1:].between(0, 1).all() and (out / "steps" / "steps.png").is_file()
     classes = pd.read_csv(out / "scores" / "classes.csv")
     assert set(classes["design"]) == {"Base", "Multi-level"}
-    assert set(classes["class"]) == {"normal", "tumour", "others", "mean"}
+    assert set(classes["class"]) == {"background and normal", "tumour", "others", "mean"}
     summary = (out / "scores" / "summary.md").read_text(encoding="utf-8")
     assert "## By stain" in summary and "## By scanner" in summary
     assert (out / "scores" / "Multi-level" / "curves.png").is_file()
@@ -75,6 +75,12 @@ def test_from_manifest_to_steps_and_table(multi_level, cohort, tiny, tmp_path, c
     said = capsys.readouterr().out
     assert said.count("epoch 1/1") == 1, "finished steps are taken as they are, HookNet is trained"
     assert list(pd.read_csv(out / "scores" / "scores.csv")["design"].unique()) == ["Multi-level", "HookNet"]
+
+
+def test_a_column_that_is_not_there_is_told_before_any_work(multi_level, cohort, tmp_path):
+    with pytest.raises(CohortError, match="no column 'stage'"):
+        multi_level.main(cohort, out=tmp_path / "run", quick=True, workers=1, by=("stage",))
+    assert not (tmp_path / "run").exists()
 
 
 def test_defaults_are_the_papers(multi_level):

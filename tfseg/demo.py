@@ -17,7 +17,7 @@ from tfseg.files import write_json
 from tfseg.infer.cascade import SegmentOptions, segment_slides
 from tfseg.report import SlidePictures, slide_pictures, table, write_report
 from tfseg.slides.base import open_slide
-from tfseg.slides.synthetic import make_cohort
+from tfseg.slides.synthetic_cohort import make_cohort
 from tfseg.train.cascade import train_cascade
 from tfseg.train.classifier import ClassifierSettings
 from tfseg.train.clustering import ClusterSettings

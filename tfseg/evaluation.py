@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from tfseg.data.cohort import Cohort, CohortRow
-from tfseg.evaluation_classes import check_names, score_design, write_designs
+from tfseg.evaluation_classes import check_annotated, check_names, score_design, write_designs
 from tfseg.files import atomic_path, write_text
 from tfseg.infer.evaluate import evaluate_slide
 from tfseg.infer.outputs import MASK, SUMMARY
@@ -57,14 +57,14 @@ def evaluate_cohort(
         The table of scores.csv.
 
     Raises:
-        CohortError: no annotated slide, a column or a segmentation is missing, or has other classes; names it.
+        CohortError: no annotated slide, or no annotated pixel on any; a column or a segmentation is missing, or has
+            other classes; names it.
     """
     out, classes = Path(out), classes or ClassTable.h2g()
     rows = check_evaluation(cohort, by)
     masks = {(design, row.slide_name): _mask(folder, row) for design, folder in segmentations.items() for row in rows}
     names = [spec.name for spec in classes.classes]
-    for path in masks.values():
-        check_names(path.with_name(SUMMARY), names)
+    check_names([path.with_name(SUMMARY) for path in masks.values()], names)
     if len(names) > 2:
         found = {d: score_design(Path(f), rows, by, classes, within_tissue) for d, f in segmentations.items()}
         return write_designs(found, out, by, classes.classes, baselines)
@@ -78,6 +78,7 @@ def evaluate_cohort(
             manifest = {column: {"split": row.split, **row.values}[column] for column in by}
             scores.append({"design": design, "slide_name": row.slide_name, **manifest, **values})
     table = pd.DataFrame(scores)
+    check_annotated(table["evaluated_mm2"].sum(), rows, names)
     _write(table, out, by, baselines, _what_rest_is(classes))
     return table
 

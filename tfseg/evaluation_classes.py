@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from tfseg.slides.class_table import ClassTable
 from tfseg.slides.known_tables import TABLES
 from tfseg.types import ClassSpec, CohortError
 
+_log = logging.getLogger(__name__)
 _MEANS = tuple(f"{score} mean" for score in SCORES)
 
 
@@ -67,6 +69,9 @@ def score_design(
         by: columns of the manifest to take over into the table.
         classes: of annotations and masks.
         within_tissue: compare within tissue alone.
+
+    Raises:
+        CohortError: no pixel of any slide is annotated.
     """
     names = [spec.name for spec in classes.classes]
     files = _probability_files(folder, rows, names)
@@ -85,7 +90,9 @@ def score_design(
         manifest = {column: {"split": row.split, **row.values}[column] for column in by}
         table.append({"slide_name": row.slide_name, **manifest, **_scores(matrix, names), **cells})
         pooled.append(counts)
-    return DesignScores(pd.DataFrame(table), *_sum(pooled))
+    matrix, histograms = _sum(pooled)
+    check_annotated(matrix.sum(), rows, names)
+    return DesignScores(pd.DataFrame(table), matrix, histograms)
 
 
 def _sum(counts: Sequence[ClassCounts]) -> tuple[NDArray[np.int64], dict[int, NDArray[np.int64]]]:
@@ -114,13 +121,34 @@ def _named_classes(summary: Path) -> list[str] | None:
         return None
 
 
-def check_names(summary: Path, names: Sequence[str]) -> None:
-    """Raises CohortError where a slide's summary names other classes than ``names``; none is taken as it is."""
-    named = _named_classes(summary)
-    if named is not None and named != list(names):
+def check_names(summaries: Sequence[Path], names: Sequence[str]) -> None:
+    """Raises CohortError where a slide's summary names other classes than ``names``; where none does, it warns."""
+    found = {summary: _named_classes(summary) for summary in summaries}
+    for summary, named in found.items():
+        if named is not None and named != list(names):
+            raise CohortError(
+                f"{summary.parent}: segmented into the classes {', '.join(named)}; the annotations are read as "
+                f"{', '.join(names)}. Compare with the classes of the model's training index (--index)."
+            )
+    silent = [summary for summary, named in found.items() if named is None]
+    if silent:
+        _log.warning(
+            "%s: missing, or does not name the mask's classes%s. Its values are taken as %s, unchecked: make sure that "
+            "they are, or run `tfseg segment` again, which writes the summary last.",
+            silent[0],
+            f" (so in {len(silent)} of {len(found)} segmentations)" if len(found) > 1 else "",
+            ", ".join(f"{value} {name}" for value, name in enumerate(names)),
+        )
+
+
+def check_annotated(pixels: float, rows: Sequence[CohortRow], names: Sequence[str]) -> None:
+    """Raises CohortError where no pixel was compared: the annotations of the slides hold none of the classes."""
+    if not pixels:
+        slides = ", ".join(row.slide_name for row in rows[:10]) + (", …" if len(rows) > 10 else "")
         raise CohortError(
-            f"{summary.parent}: segmented into the classes {', '.join(named)}; the annotations are read as "
-            f"{', '.join(names)}. Compare with the classes of the model's training index (--index)."
+            f"nothing to compare with: the annotations of {len(rows)} slides ({slides}) hold no pixel of the classes "
+            f"{', '.join(names)}. First file: {rows[0].annotation}. Check the column annotation and which class the "
+            "names or raster values there mean (--index, --map NAME=CLASS); --within-tissue leaves out glass."
         )
 
 

@@ -6,18 +6,19 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tfseg.files import atomic_path
 from tfseg.types import Window
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+TILE_PX = 256
 
 
-def schedules(folder: Path) -> Path:
+def schedules() -> Figure:
     """The stepwise cyclic learning rate with its defaults, over five cycles, its falling tops joined."""
     from tfseg.train.schedules import StepwiseCyclic
 
@@ -25,7 +26,6 @@ def schedules(folder: Path) -> Path:
     steps = np.arange(cycles * schedule.cycle_steps)
     tops = np.arange(cycles) * schedule.cycle_steps
     figure = Figure(figsize=(8, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(steps, np.asarray(schedule(steps)), label="learning rate")
     axes.plot(tops, np.asarray(schedule(tops)), "o--", color="0.5", markersize=4, label="tops of the cycles")
@@ -33,12 +33,49 @@ def schedules(folder: Path) -> Path:
     axes.set_title(", ".join(f"{name}={value:g}" for name, value in schedule.get_config().items()), fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend()
-    path = folder / "stepwise_cyclic.png"
-    figure.savefig(path, dpi=110)
-    return path
+    return figure
 
 
-def colour_normalisation(folder: Path) -> Path:
+def targeted_hsv() -> Figure:
+    """The ends of the paper's four ranges, and below each which pixels moved, and how far.
+
+    The picture is scikit-image's ``immunohistochemistry``: colon, DAB and haematoxylin.
+    """
+    from skimage import data
+
+    from tfseg.data.colour import BLUE_SATURATION, BLUE_VALUE, BROWN_SATURATION, BROWN_VALUE
+    from tfseg.data.photometric import BLUE, BROWN, stained_pixels
+    from tfseg.data.photometric import targeted_hsv as move
+
+    image, still = np.ascontiguousarray(data.immunohistochemistry()[:360, :360]), (0.0, 0.0)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    brown, blue = (stained_pixels(hsv, stain) > 0 for stain in (BROWN, BLUE))
+    found = np.full_like(image, 255)
+    found[brown], found[blue] = (150, 90, 40), (60, 80, 190)
+    panels = [(image, "picture", found, f"found by hue: brown {brown.mean():.0%}, blue {blue.mean():.0%}")]
+    for name, ranges, stained in (
+        ("brown", (BROWN_SATURATION, BROWN_VALUE), brown),
+        ("blue", (BLUE_SATURATION, BLUE_VALUE), blue),
+    ):
+        for end in (0, 1):
+            shift = ranges[0][end], ranges[1][end]
+            moved = move(image, *((shift, still) if name == "brown" else (still, shift)))
+            change = np.abs(moved.astype(int) - image).max(axis=2)
+            outside = int((change[~stained] > 0).sum())
+            title = f"{name}: saturation {shift[0]:+d}, value {shift[1]:+d}"
+            shown = np.repeat((3 * change).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+            panels.append((moved, title, shown, f"change × 3; moved outside: {outside} px"))
+    figure = Figure(figsize=(15, 6.6), layout="constrained")
+    axes = figure.subplots(2, len(panels))
+    for column, (upper, title, lower, below) in enumerate(panels):
+        for axis, picture, text in zip(axes[:, column], (upper, lower), (title, below), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(text, fontsize=10)
+            axis.axis("off")
+    return figure
+
+
+def colour_normalisation() -> Figure:
     """Tiles in three stains and from three scanners, and scikit-image's immunohistochemistry, normalised three ways.
 
     The first column is the target; the synthetic tiles are those of one seed, so the same tissue differently stained.
@@ -53,10 +90,9 @@ def colour_normalisation(folder: Path) -> Path:
     images = {
         "synthetic, stain B, scanner Q": _synthetic_tile("B", "Q"),
         "synthetic, stain C, scanner R": _synthetic_tile("C", "R"),
-        "other stains: immunohistochemistry": np.ascontiguousarray(data.immunohistochemistry()[:SIDE, :SIDE]),
+        "other stains: immunohistochemistry": np.ascontiguousarray(data.immunohistochemistry()[:TILE_PX, :TILE_PX]),
     }
     figure = Figure(figsize=(2.9 * (len(METHODS) + 2), 3.1 * len(images)), layout="constrained")
-    FigureCanvasAgg(figure)
     rows = figure.subplots(len(images), len(METHODS) + 2)
     for row, (name, image) in zip(rows, images.items(), strict=True):
         panels = {"target: stain A, scanner P": target, name: image}
@@ -65,17 +101,11 @@ def colour_normalisation(folder: Path) -> Path:
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=8)
             axis.axis("off")
-    path = folder / "colour_normalisation.png"
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=72)
-    return path
-
-
-SIDE = 256
+    return figure
 
 
 def _synthetic_tile(stain: str, scanner: str) -> np.ndarray:
-    """The middle of a synthetic slide, uint8 RGB (SIDE, SIDE, 3)."""
+    """The middle of a synthetic slide, uint8 RGB (TILE_PX, TILE_PX, 3)."""
     from tfseg.slides import open_slide
     from tfseg.slides.synthetic import Recipe, synthetic_slide
 
@@ -83,20 +113,30 @@ def _synthetic_tile(stain: str, scanner: str) -> np.ndarray:
         path = Path(temporary) / "slide.tif"
         synthetic_slide(path, Recipe(size_px=2048, stain=stain, scanner=scanner, seed=5))
         with open_slide(path) as slide:
-            return slide.read(Window(1024, 1024, SIDE, SIDE, 0.5))
+            return slide.read(Window(1024, 1024, TILE_PX, TILE_PX, 0.5))
 
 
-FIGURES = {"schedules": schedules, "colour_normalisation": colour_normalisation}
+FIGURES = {
+    "schedules": (schedules, "stepwise_cyclic.png", 110),
+    "targeted_hsv": (targeted_hsv, "targeted_hsv.png", 80),
+    "colour_normalisation": (colour_normalisation, "colour_normalisation.png", 72),
+}
+"""Name → function, file, dots per inch."""
 
 
-def main(figure: tyro.conf.Positional[Literal["schedules", "colour_normalisation"]], /, folder: Path = IMAGES) -> None:
+def main(
+    figure: tyro.conf.Positional[Literal["schedules", "targeted_hsv", "colour_normalisation"]], /, folder: Path = IMAGES
+) -> None:
     """Draws one figure.
 
     Args:
         figure: which.
         folder: where it goes.
     """
-    print(FIGURES[figure](folder))
+    draw, name, dpi = FIGURES[figure]
+    with atomic_path(folder / name) as temporary:
+        draw().savefig(temporary, dpi=dpi)
+    print(folder / name)
 
 
 if __name__ == "__main__":

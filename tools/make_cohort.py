@@ -13,7 +13,8 @@ from typing import Literal
 
 import tyro
 
-from tfseg.slides.synthetic import STAINS, Recipe, make_cohort, synthetic_slide
+from tfseg.slides.synthetic import STAINS, Recipe, synthetic_slide
+from tfseg.slides.synthetic_cohort import make_cohort
 from tfseg.types import TfsegError
 
 

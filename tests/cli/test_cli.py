@@ -50,6 +50,7 @@ def test_an_unknown_command_lists_those_there_are(tfseg):
 
 
 def test_wrong_usage(tfseg, tmp_path):
+    assert "--out" in tfseg("index").err
     found = tfseg("segment", tmp_path / "a.svs", "--model", tmp_path)
     assert found.code == 2
     assert "--out" in found.err

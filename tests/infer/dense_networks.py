@@ -69,6 +69,20 @@ class Identity:
         return np.stack(found, axis=-1) / np.float32(255)
 
 
+class StopAfter(Identity):
+    """Fails when it has seen so many windows."""
+
+    def __init__(self, spec: ModelSpec, windows: int) -> None:
+        super().__init__(spec)
+        self.left = windows
+
+    def __call__(self, *fields: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.left -= len(fields[0])
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().__call__(*fields)
+
+
 def noise(height: int, width: int, block: int = 1, seed: int = 0) -> NDArray[np.uint8]:
     """Random colours, of blocks of ``block`` pixels: no pixel is like its neighbour."""
     random = np.random.default_rng(seed).integers(0, 256, (-(-height // block), -(-width // block), 3), np.uint8)

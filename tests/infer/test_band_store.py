@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+from vanishing import vanishing_folders
 
 from tfseg.infer.band_store import BandStore
 from tfseg.types import OutputError
@@ -104,15 +104,6 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_vanishes_before_the_file_is_made_is_made_again(tmp_path, monkeypatch):
-    """As when another slide's run, just ended, removes the empty folder of states."""
-    path, mkdir, left = tmp_path / "state/s.dense", Path.mkdir, [2]
-
-    def vanishes(self, *args, **kwargs):
-        mkdir(self, *args, **kwargs)
-        if left[0]:
-            left[0] -= 1
-            self.rmdir()
-
-    monkeypatch.setattr(Path, "mkdir", vanishes)
+    path, left = tmp_path / "state/s.dense", vanishing_folders(monkeypatch, 2)
     assert filled(path).rows == sum(HEIGHTS)
     assert path.is_file() and left == [0]

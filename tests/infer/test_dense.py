@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from dense_networks import CLASSES, Identity, dense_spec, noise
+from dense_networks import CLASSES, Identity, StopAfter, dense_spec, noise
 
 from tfseg.infer.band_store import BandStore
 from tfseg.infer.blend import taper
@@ -109,20 +109,6 @@ def test_batches_and_threads_change_nothing(batch_size, readers, parallel):
     found = segment_dense(slide, Identity(spec, parallel), spec, options, streaming=Streaming(batch_size, readers))
     expected = segment_dense(slide, Identity(spec), spec, options)
     np.testing.assert_array_equal(found.labels, expected.labels)
-
-
-class StopAfter(Identity):
-    """Fails when it has seen so many windows."""
-
-    def __init__(self, spec, windows):
-        super().__init__(spec)
-        self.left = windows
-
-    def __call__(self, *fields):
-        self.left -= len(fields[0])
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().__call__(*fields)
 
 
 @pytest.mark.parametrize(

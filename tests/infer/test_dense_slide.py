@@ -10,6 +10,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from dense_cohort import write_boxes
 from dense_networks import CLASSES, Identity, dense_spec, noise, write_dense
 from fake_networks import cascade, slide_file
 
@@ -161,10 +162,17 @@ def test_outlines_of_a_noisy_mask_are_of_larger_pixels(tmp_path, monkeypatch):
 
 
 def test_evaluation_reads_what_is_written(slide, tmp_path):
+    """Against boxes drawn by hand, where the picture has them and 5 px beside; what is not drawn is red."""
     segment_slide(slide, model(), tmp_path)
-    classes = ClassTable(CLASSES, rest=0)
-    scores = evaluate_slide(tmp_path / "s/mask.tiff", slide, tmp_path / "s/polygons.geojson", classes)
-    assert [scores[f"dice {one.name}"] for one in CLASSES] == [1, 1, 1]
+    blue = ("blue", (WIDTH - 5, HEIGHT - 7, WIDTH, HEIGHT))
+    whole, drawn = HEIGHT * WIDTH, 20 * 30 + 7 * 5
+    for left, expected in (
+        (40, (1, 1, 1)),
+        (45, ((whole - drawn - 20 * 5) / (whole - drawn), 25 / 30, 1)),
+    ):
+        annotation = write_boxes(tmp_path / "by_hand.geojson", [("green", (left, 30, left + 30, 50)), blue])
+        scores = evaluate_slide(tmp_path / "s/mask.tiff", slide, annotation, ClassTable(CLASSES, rest=0))
+        assert [scores[f"dice {one.name}"] for one in CLASSES] == pytest.approx(expected)
 
 
 def test_tissue_decides_about_windows_and_mask(tmp_path):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_networks import PATCH_PX, array_slide, classifier_spec, darkness, picture
+from vanishing import vanishing_folders
 
 from tfseg.geometry import Grid
 from tfseg.infer.slide import Checkpoint, Heatmap, heatmap, heatmap_to_field
@@ -264,16 +264,6 @@ def test_tissue_fraction_decides():
 
 
 def test_a_folder_of_checkpoints_that_vanishes_is_made_again(tmp_path, monkeypatch):
-    """As when the slide before, just finished, removes the empty folder of states."""
-    mkdir, left = Path.mkdir, [1]
-
-    def vanishes(self, *args, **kwargs):
-        mkdir(self, *args, **kwargs)
-        if left[0]:
-            left[0] -= 1
-            self.rmdir()
-
-    monkeypatch.setattr(Path, "mkdir", vanishes)
-    path = tmp_path / "state/s.npz"
+    path, left = tmp_path / "state/s.npz", vanishing_folders(monkeypatch, 1)
     heatmap(array_slide(), darkness, classifier_spec(), checkpoint=Checkpoint(path, "a"))
     assert path.is_file() and left == [0]

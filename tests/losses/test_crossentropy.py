@@ -3,6 +3,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfseg.losses import ClusterWeightedCrossentropy, Crossentropy, crossentropy
 
@@ -50,6 +51,18 @@ def test_loss_keeps_its_ignore_label_when_reloaded():
     assert float(loss(np.array([7, 0, 1, 1]), P)) == pytest.approx(-np.log([0.9, 0.8, 0.75]).mean())
 
 
+@pytest.mark.parametrize("gap", [10.0, 40.0, 65.0])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_pixel_that_is_wrong_by_far_still_moves_the_logits(gap, dtype):
+    """By p − t; the probability of the true class is e^-gap."""
+    logits = tf.constant([[[[0.0, gap, 0.0]]]], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = Crossentropy()(np.zeros((1, 1, 1), "uint8"), tf.nn.softmax(tf.cast(logits, "float32")))
+    assert float(loss) == pytest.approx(gap, rel=1e-4)
+    np.testing.assert_allclose(tape.gradient(loss, logits)[0, 0, 0], [-1, 1, 0], atol=1e-3)
+
+
 class TestClusterWeighted:
     clusters = np.eye(3, dtype="float32")[[0, 0, 0, 2]]
     targets = np.eye(2, dtype="float32")[[0, 1, 1, 1]]
@@ -71,3 +84,9 @@ class TestClusterWeighted:
     def test_ignored_samples_leave_their_cluster(self):
         expected = (self.ce[1:3].mean() + self.ce[3]) / 2
         assert self.loss(np.array([255, 1, 1, 1], "uint8")) == pytest.approx(expected, rel=1e-6)
+
+    def test_probabilities_are_clipped_where_keras_does(self):
+        sure = np.array([[1, 0]], "float32")
+        term = ClusterWeightedCrossentropy(lambda image: image)
+        loss = float(term({"image": self.clusters[:1]}, {"probabilities": np.array([1])}, {"probabilities": sure}))
+        assert loss == pytest.approx(float(keras.losses.CategoricalCrossentropy()(np.eye(2)[[1]], sure)), rel=1e-5)

@@ -117,6 +117,8 @@ def test_own_table_knows_what_qupath_calls_its_own_classes(tmp_path):
         (two(name="a") | {"skip": [1]}, r"\"skip\" is \[1\], expected a list"),
         (two(name="a") | {"skips": ["x"]}, "unknown key 'skips' in the table"),
         (two(name="a", alias=["x"]), "unknown key 'alias' in class 1"),
+        (two(name="mean"), r"a\.json: .*called 'mean': tables of scores"),
+        (two(name="no class"), "called 'no class'"),
         ({"classes": [{"name": "a"}]}, "'color'"),
         ({"classes": [{"name": "a", "color": [0, 0, 300]}]}, r"0\.\.255"),
         ({"classes": [{"name": "a", "color": [0, 0, 0]}], "rest": "b"}, "rest is 'b'"),

@@ -11,7 +11,8 @@ import tifffile
 
 from tfseg.slides import synthetic_nuclei, synthetic_render
 from tfseg.slides.geojson import read_geojson
-from tfseg.slides.synthetic import GRADES, SCANNERS, STAINS, Recipe, _jobs, make_cohort, synthetic_slide
+from tfseg.slides.synthetic import GRADES, SCANNERS, STAINS, Recipe, synthetic_slide
+from tfseg.slides.synthetic_cohort import _jobs, make_cohort
 from tfseg.slides.synthetic_tissue import grow
 from tfseg.types import CohortError
 

@@ -16,15 +16,8 @@ from tfseg.slides.annotations import load_annotation
 from tfseg.slides.class_table import DMMN_CLASSES, ClassTable
 from tfseg.slides.geojson import read_geojson
 from tfseg.slides.rasterise import PixelGrid
-from tfseg.slides.synthetic import (
-    IHC_STAINS,
-    LABEL_STEP,
-    STAINS,
-    Recipe,
-    _jobs,
-    make_cohort,
-    synthetic_slide,
-)
+from tfseg.slides.synthetic import IHC_STAINS, LABEL_STEP, STAINS, Recipe, synthetic_slide
+from tfseg.slides.synthetic_cohort import _jobs, make_cohort
 from tfseg.slides.synthetic_regions import GAP_UM, Labels, partial_annotation, regions_of
 from tfseg.slides.synthetic_structures import ADIPOSE, BENIGN, NECROSIS, NEST
 from tfseg.slides.synthetic_tissue import grow, raster
@@ -110,7 +103,7 @@ def test_second_manifest_has_the_complete_truth(cohort):
 
 
 def test_a_cohort_of_outlines_takes_the_place_of_one_of_classes(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfseg.slides.synthetic._make", lambda *_: None)
+    monkeypatch.setattr("tfseg.slides.synthetic_cohort._make", lambda *_: None)
     make_cohort(tmp_path, {"train": 1}, workers=1, annotation="multiclass")
     assert (tmp_path / "truth.csv").is_file()
     make_cohort(tmp_path, {"train": 1}, workers=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from dense_cohort import write_boxes
-from dense_networks import CLASSES, Identity, dense_spec
+from dense_networks import CLASSES, Identity, StopAfter, dense_spec
 from fake_networks import slide_file
 
 from tfseg.data.cohort import CohortRow
@@ -43,20 +43,6 @@ def colours() -> np.ndarray:
     labels[32:56, 40:72] = 1
     labels[60:70, 90:104] = 2
     return labels
-
-
-class Killed(Identity):
-    """Dies after some windows."""
-
-    def __init__(self, spec, windows: int) -> None:
-        super().__init__(spec)
-        self.left = windows
-
-    def __call__(self, *fields):
-        self.left -= len(fields[0])
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().__call__(*fields)
 
 
 def network(predict=None, identity: str = "1") -> Network:
@@ -153,7 +139,7 @@ def test_killed_in_a_slide_it_goes_on(row, tmp_path):
     whole, path = tmp_path / "whole.tiff", tmp_path / "s.tiff"
     label_slide(row, network(), TABLE_WITH_IGNORE, whole, 0.8, tissue="none")
     with pytest.raises(KeyboardInterrupt):
-        label_slide(row, network(Killed(dense_spec(), 20)), TABLE_WITH_IGNORE, path, 0.8, tissue="none")
+        label_slide(row, network(StopAfter(dense_spec(), 20)), TABLE_WITH_IGNORE, path, 0.8, tissue="none")
     assert not path.exists() and list(tmp_path.rglob("*.dense"))
     rest = Identity(dense_spec())
     label_slide(row, network(rest), TABLE_WITH_IGNORE, path, 0.8, tissue="none")

@@ -18,6 +18,7 @@ from tfseg.files import write_json
 from tfseg.train import segmentation
 from tfseg.train.fit import TrainConfig
 from tfseg.train.interrupt import TrainingInterruptedError
+from tfseg.train.run_config import differences, plain
 from tfseg.train.segmentation import LossSettings, OptimizerSettings, SegmentationSettings, train_segmentation
 from tfseg.train.stage import fingerprint
 from tfseg.types import CohortError, ModelError, TfsegError
@@ -109,6 +110,33 @@ def test_it_does_not_go_on_with_another_annotation_of_the_validation_slide(train
     other = build_index(cohort, index.config, tmp_path / "index", workers=1, progress=False)
     with pytest.raises(TfsegError, match=r"index\.fingerprint"):
         train_segmentation(other, trained[0], SETTINGS)
+
+
+def test_it_does_not_go_on_with_an_annotation_that_was_redrawn_with_equal_counts(index, tmp_path, monkeypatch):
+    """The left half of a window, then its right half; an index of before, without hashes, says nothing of it."""
+    cohort, drawn = toy.cohort(tmp_path), tmp_path / "val.geojson"
+    content, indexes = json.loads(drawn.read_text()), []
+    for left in (64, 80):
+        ring = [[left, 128], [left + 16, 128], [left + 16, 160], [left, 160], [left, 128]]
+        content["features"][0]["geometry"]["coordinates"] = [ring]
+        drawn.write_text(json.dumps(content))
+        indexes.append(build_index(cohort, index.config, tmp_path / f"index{left}", workers=1, progress=False))
+    pd.testing.assert_frame_equal(indexes[0].table, indexes[1].table)
+    without = {n: {k: v for k, v in i.items() if k != "annotation_sha256"} for n, i in indexes[0].slides.items()}
+    indexes.append(dataclasses.replace(indexes[0], slides=without))
+    found = []
+
+    def fit(*arguments):
+        found.append(plain(arguments[-1])["index"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmentation, "fit", fit)
+    for one in indexes:
+        with pytest.raises(KeyboardInterrupt):
+            train_segmentation(one, tmp_path / "run", SETTINGS)
+    (line,) = differences(found[0], found[1])
+    assert line.startswith("annotations.val: ")
+    assert "annotations" in found[0] and "annotations" not in found[2]
 
 
 def test_stopped_in_an_epoch_it_ends_with_the_same_weights(trained, index, tmp_path, monkeypatch):

@@ -62,20 +62,20 @@ class Cohort:
                 that does not exist, no split, an mpp that is no positive number); names file, line and column.
         """
         path = Path(path)
-        table = _read_csv(path)
+        table = read_csv(path, _FORMAT)
         _check_columns(path, table)
         folder = path.parent.resolve()
         slides = [
             _existing(path, line, "slide", folder, value)
-            for line, value in zip(_lines(table), table["slide"], strict=True)
+            for line, value in zip(line_numbers(table), table["slide"], strict=True)
         ]
         annotations = [
             _existing(path, line, "annotation", folder, value) if value else ""
-            for line, value in zip(_lines(table), table["annotation"], strict=True)
+            for line, value in zip(line_numbers(table), table["annotation"], strict=True)
         ]
         _check_rows(path, table, slides)
         others = [column for column in table.columns if column not in REQUIRED]
-        clean = pd.DataFrame({"slide_name": _unique_names(slides), "slide": slides, "annotation": annotations})
+        clean = pd.DataFrame({"slide_name": unique_names(slides), "slide": slides, "annotation": annotations})
         clean["split"] = table["split"].to_numpy()
         for column in others:
             clean[column] = table[column].where((table[column] != "") | (column == "mpp"), UNKNOWN).to_numpy()
@@ -113,16 +113,24 @@ class Cohort:
         return rows
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """All cells as text without surrounding blanks; the index is 0-based and counts non-empty lines."""
+def read_csv(path: Path, wanted: str) -> pd.DataFrame:
+    """All cells as text without surrounding blanks; :func:`line_numbers` says on which line a row stands.
+
+    Args:
+        path: the manifest.
+        wanted: what it should hold, for messages.
+
+    Raises:
+        CohortError: missing, empty, or no CSV.
+    """
     if not path.is_file():
-        raise CohortError(f"{path}: no such manifest. {_FORMAT}")
+        raise CohortError(f"{path}: no such manifest. {wanted}")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False)
     except pd.errors.EmptyDataError:
-        raise CohortError(f"{path}: the manifest is empty. {_FORMAT}") from None
+        raise CohortError(f"{path}: the manifest is empty. {wanted}") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise CohortError(f"{path}: not a CSV file ({str(error).strip()}). {_FORMAT}") from error
+        raise CohortError(f"{path}: not a CSV file ({str(error).strip()}). {wanted}") from error
     table.columns = [str(column).strip() for column in table.columns]
     for column in table.columns:
         table[column] = table[column].fillna("").str.strip()
@@ -130,8 +138,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table[(table != "").any(axis=1)]
 
 
-def _lines(table: pd.DataFrame) -> list[int]:
-    """Line numbers in the file; the header is line 1."""
+def line_numbers(table: pd.DataFrame) -> list[int]:
+    """Line numbers in the file of the rows of :func:`read_csv`; the header is line 1."""
     return [int(index) + 2 for index in table.index]
 
 
@@ -149,7 +157,7 @@ def _check_columns(path: Path, table: pd.DataFrame) -> None:
 
 def _check_rows(path: Path, table: pd.DataFrame, slides: list[str]) -> None:
     seen: dict[str, int] = {}
-    for line, slide, split in zip(_lines(table), slides, table["split"], strict=True):
+    for line, slide, split in zip(line_numbers(table), slides, table["split"], strict=True):
         if slide in seen:
             raise CohortError(
                 f"{path}, line {line}, column 'slide': {slide} is already on line {seen[slide]}. "
@@ -158,7 +166,9 @@ def _check_rows(path: Path, table: pd.DataFrame, slides: list[str]) -> None:
         seen[slide] = line
         if not split:
             raise CohortError(f"{path}, line {line}, column 'split': empty. Write train, val, test or a name of yours.")
-    for line, value in zip(_lines(table), table["mpp"] if "mpp" in table.columns else [""] * len(table), strict=True):
+    for line, value in zip(
+        line_numbers(table), table["mpp"] if "mpp" in table.columns else [""] * len(table), strict=True
+    ):
         if value and not _positive(value):
             raise CohortError(
                 f"{path}, line {line}, column 'mpp': {value!r} is no positive number. "
@@ -184,8 +194,8 @@ def _existing(path: Path, line: int, column: str, folder: Path, value: str) -> s
     return str(target.resolve())
 
 
-def _unique_names(slides: list[str]) -> list[str]:
-    """File stems; where two slides share one, the folder's name is put before it, and at last a number after it."""
+def unique_names(slides: list[str]) -> list[str]:
+    """File stems of paths; where two share one, the folder's name is put before it, and at last a number after it."""
     paths = [Path(slide) for slide in slides]
     stems = [path.stem for path in paths]
     names = [

@@ -47,7 +47,8 @@ class PatchIndex:
             annotated.
         config: how the patches were found; its type says of which kind they are.
         classes: index i is class_index i.
-        slides: per slide name: path, annotation (path or None), size, mpp, mpp_source, counts; of windows also pixels.
+        slides: per slide name: path, annotation (path or None), size, mpp, mpp_source, counts; of windows also pixels
+            and annotation_sha256, as in ``SlidePatches.info``.
         broken: slide name → why it was left out.
         summary: one row a slide: split, grade (if the manifest has it), slide_name, one column of patch counts a class,
             unannotated, dropped (by the label rule, or too little annotated), no_tissue, of windows annotated pixels a

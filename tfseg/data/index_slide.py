@@ -42,7 +42,8 @@ class SlidePatches:
             (float32), of a segmentation network's windows annotated (float32) and one int32 column a class with its
             annotated pixels.
         info: path, annotation (path or None), size, mpp, mpp_source, counts (patches by class name, "unannotated",
-            "dropped", "no_tissue") and, of windows, pixels (annotated ones by class name).
+            "dropped", "no_tissue") and, of windows, pixels (annotated ones by class name) and annotation_sha256 (the
+            first 16 digits; None without annotation; parts of before do not have it).
     """
 
     table: pd.DataFrame
@@ -123,6 +124,7 @@ def index_slide(row: CohortRow, config: AnyIndexConfig, classes: ClassTable, out
         },
     }
     if isinstance(config, DenseIndexConfig):
+        info["annotation_sha256"] = _file_hash(row.annotation) if row.annotation else None
         info["pixels"] = {spec.name: int(kept[pixel_column(spec.name)].sum()) for spec in classes.classes}
     table = pa.Table.from_pandas(kept, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps({"key": key, "info": info}).encode()}
@@ -150,6 +152,14 @@ def _tissue_patches(fractions: NDArray[np.float32], grid: Grid, config: AnyIndex
     kept = [(w.x, w.y, fractions[r, c]) for r, c, w in cells if fractions[r, c] > least]
     table = pd.DataFrame(kept, columns=["x", "y", "tissue"]).astype({"x": float, "y": float, "tissue": np.float32})
     return table, len(cells) - len(kept)
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):  # a label raster may be large
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _stamp(path: Path) -> list[Any]:

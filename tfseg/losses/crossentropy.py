@@ -11,10 +11,11 @@ from keras import ops
 from tfseg.losses.weights import cluster_weights, loss_class_weights
 from tfseg.types import IGNORE
 
-_SMALLEST = 1e-7
+_PIXEL_FLOOR = 1e-30
+"""Its inverse, times a weight and a loss scale, is still a float32."""
 
 
-def crossentropy(labels: Any, probabilities: Any, ignore: int = IGNORE) -> Any:
+def crossentropy(labels: Any, probabilities: Any, ignore: int = IGNORE, floor: float = 1e-7) -> Any:
     """−log of the probability of the true class, 0 where nobody annotated.
 
     Args:
@@ -22,13 +23,15 @@ def crossentropy(labels: Any, probabilities: Any, ignore: int = IGNORE) -> Any:
             means "not annotated". One-hot is taken when the rank is that of ``probabilities``.
         probabilities: (…, C), sums to 1 over C.
         ignore: the index that stands for "not annotated".
+        floor: probabilities are clipped to [floor, 1] before the logarithm; where the true class has less, there is no
+            gradient. 1e-7 is Keras' own, with which H2G-Net's classifier is trained.
 
     Returns:
-        (…), float32. Probabilities are clipped to [1e-7, 1] before the logarithm.
+        (…), float32.
     """
     probabilities = ops.cast(probabilities, "float32")
     truth = one_hot_labels(labels, probabilities, ignore)
-    return -ops.sum(truth * ops.log(ops.clip(probabilities, _SMALLEST, 1.0)), axis=-1)
+    return -ops.sum(truth * ops.log(ops.clip(probabilities, floor, 1.0)), axis=-1)
 
 
 def one_hot_labels(labels: Any, probabilities: Any, ignore: int = IGNORE) -> Any:
@@ -50,6 +53,9 @@ class Crossentropy(keras.losses.Loss):
     times B over the batch's number of annotated elements, so that the mean over the batch is the mean over annotated
     elements, and ``sample_weight`` (B,) still weighs elements.
 
+    Probabilities are clipped at 1e-30: the gradient at a softmax' logits is p − t also where a pixel is wrong by far,
+    up to 69 between the logits.
+
     Args:
         ignore: label of pixels that nobody annotated.
     """
@@ -60,7 +66,7 @@ class Crossentropy(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         truth = one_hot_labels(y_true, y_pred, self.ignore)
-        values = crossentropy(truth, y_pred) * self.pixel_weights(truth)
+        values = crossentropy(truth, y_pred, floor=_PIXEL_FLOOR) * self.pixel_weights(truth)
         batch = ops.shape(values)[0]
         scale = ops.cast(batch, "float32") / ops.maximum(self.pixels(truth), 1.0)
         return ops.sum(ops.reshape(values, (batch, -1)), axis=-1) * scale

@@ -11,6 +11,9 @@ from tfseg.types import H2G_CLASSES, IGNORE, AnnotationError, ClassSpec
 SKIP = -1
 """Stands for "do not draw this object": what lies under it keeps its label."""
 
+TAKEN = ("mean", "no class")
+"""Rows and columns that tables of scores have beside the classes."""
+
 _WORDS = {"ignore": IGNORE, "skip": SKIP}
 
 _TUMOUR = (
@@ -77,12 +80,23 @@ class ClassTable:
             lower case, spaces, "-" and "_" make no difference. "" is the name of objects without a class.
         values: pixel value of a label raster → class index or IGNORE.
         rest: label of what nobody annotated: IGNORE, or a class where unannotated means that class.
+
+    Raises:
+        AnnotationError: a class is called like a row or column of the tables of scores.
     """
 
     classes: tuple[ClassSpec, ...]
     aliases: dict[str, int] = field(default_factory=dict)
     values: dict[int, int] = field(default_factory=dict)
     rest: int = IGNORE
+
+    def __post_init__(self) -> None:
+        taken = [spec.name for spec in self.classes if spec.name in TAKEN]
+        if taken:
+            raise AnnotationError(
+                f"a class is called {taken[0]!r}: tables of scores have a row or column of that name. Call it "
+                "something else; --map NAME=CLASS, or aliases in the class table, keep the name in annotations."
+            )
 
     @classmethod
     def h2g(cls) -> ClassTable:

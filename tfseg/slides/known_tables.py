@@ -43,7 +43,7 @@ def find_table(name: str) -> ClassTable:
         raise AnnotationError(f"class table {name!r}: neither a file nor one of {', '.join(TABLES)}. {_FORMAT}")
     try:
         return _table(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (AnnotationError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise AnnotationError(f"{path}: not a class table ({type(error).__name__}: {error}). {_FORMAT}") from error
 
 

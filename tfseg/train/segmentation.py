@@ -97,7 +97,7 @@ def train_segmentation(index: PatchIndex, out: str | Path, settings: Segmentatio
         Objective(terms, lambda: {OUTPUT: [MeanIoU(len(index.classes))]}, _optimizer(settings)),
         {
             "settings": {**asdict(settings), "train": None, "threads": None, "augment": augment and asdict(augment)},
-            "index": {**asdict(index.config), "fingerprint": fingerprint(index.table), **counts},
+            "index": {**asdict(index.config), "fingerprint": fingerprint(index.table), **_drawn(index), **counts},
         },
     )
     spec, matrix = finish(model, spec, out, result, validation_data, config.seed, "pixels")
@@ -122,6 +122,16 @@ def _windows(index: PatchIndex, settings: SegmentationSettings) -> tuple[PatchIn
                 "class table without it (--classes)."
             )
     return parts
+
+
+def _drawn(index: PatchIndex) -> dict[str, dict[str, str]]:
+    """Hashes of the annotation files: the table tells places and sums, not where in a window a class is drawn.
+
+    Nothing of an index of before, which does not hold them, so that its runs go on.
+    """
+    hashes = {name: info.get("annotation_sha256") for name, info in index.slides.items()}
+    known = {name: one for name, one in hashes.items() if one}
+    return {"annotations": known} if known else {}
 
 
 def _sampler(index: PatchIndex, settings: SegmentationSettings, seed: int) -> Sampler:

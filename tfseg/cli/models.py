@@ -1,0 +1,28 @@
+"""``tfseg models``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import arg
+
+from tfseg.models import table
+
+
+def models(*, json_: Annotated[bool, arg(name="json")] = False) -> None:
+    """Lists every registered model with its parameters, counted by building it at its paper's settings.
+
+    Args:
+        json_: print JSON instead of a table.
+    """
+    rows = table()
+    if json_:
+        print(json.dumps(rows, indent=2))
+        return
+    shown = Table("model", "total", "trainable", "structure", "paper")
+    for row in rows:
+        shown.add_row(row["name"], f"{row['total']:,}", f"{row['trainable']:,}", row["structure"], row["paper"])
+    Console().print(shown)

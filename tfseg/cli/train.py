@@ -1,0 +1,84 @@
+"""``tfseg train``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from tfseg.data.cohort import Cohort
+from tfseg.data.index import DenseIndexConfig, PatchIndex
+from tfseg.export.onnx import export_onnx
+from tfseg.train.cascade import train_cascade
+from tfseg.train.classifier import ClassifierSettings
+from tfseg.train.clustering import ClusterSettings
+from tfseg.train.refinement import RefinementSettings
+from tfseg.train.segmentation import SegmentationSettings, train_segmentation
+from tfseg.types import ModelError
+
+
+def train(
+    cohort: Positional[Path],
+    /,
+    index: Path,
+    out: Path,
+    stages: Literal["both", "classifier", "refinement"] = "both",
+    clustering: bool = False,
+    augment: bool = True,
+    classifier: ClassifierSettings = ClassifierSettings(clustering=ClusterSettings()),  # noqa: B008
+    refinement: RefinementSettings = RefinementSettings(),  # noqa: B008
+    segmentation: SegmentationSettings = SegmentationSettings(),  # noqa: B008
+    name: str = "h2g_net",
+    workers: int = 2,
+) -> None:
+    """Trains networks; writes the folder that `tfseg segment` takes.
+
+    On an index of patches: the classifier and the refinement network, with the settings of the H2G-Net paper. On an
+    index of windows (`tfseg index --kind dense`): a dense network, with the settings of the DMMN paper. Run again
+    after a stop: it goes on at the last saved step.
+
+    Args:
+        cohort: manifest CSV, the one that was indexed.
+        index: folder that `tfseg index` wrote.
+        out: run folder: classifier/, heatmaps/, refinement/ and model/; of a dense network model/ alone.
+        stages: "classifier" stops after stage one; "refinement" trains a network that sees the whole slide alone
+            (give --refinement.architecture unet_lr).
+        clustering: weigh the classifier's loss by clusters of tissue (k-means on features of the patches).
+        augment: augment patches, slides and windows.
+        classifier: stage one.
+        refinement: stage two.
+        segmentation: the dense network.
+        name: of the cascade.
+        workers: slides at a time, for heatmaps.
+    """
+    slides, patches = Cohort.read(cohort), PatchIndex.load(index)
+    if isinstance(patches.config, DenseIndexConfig):
+        given = classifier, refinement, stages, clustering
+        if given != (ClassifierSettings(clustering=ClusterSettings()), RefinementSettings(), "both", False):
+            raise ModelError(f"{index} holds windows of a dense network, which takes --segmentation.… and no stages.")
+        model = out / "model"
+        train_segmentation(patches, model, segmentation if augment else replace(segmentation, augment="none"))
+        export_onnx(model)
+    else:
+        if segmentation != SegmentationSettings():
+            raise ModelError(f"--segmentation.… is for dense networks; {index} holds patches of a classifier.")
+        first = replace(classifier, clustering=classifier.clustering if clustering else None)
+        second = refinement
+        if not augment:
+            first, second = replace(first, augment=None), replace(second, augment=None)
+        model = train_cascade(slides, patches, out, *_stages(stages, first, second), name=name, workers=workers)
+    print(f"model: {model}  (tfseg segment SLIDE --model {model} --out DIR)")
+
+
+def _stages(
+    stages: str, first: ClassifierSettings, second: RefinementSettings
+) -> tuple[ClassifierSettings | None, RefinementSettings | None]:
+    """The stages to train; None for one that is left out."""
+    if stages == "refinement" and second.architecture != "unet_lr":
+        raise ModelError(
+            f"--stages refinement trains a network without heatmaps; {second.architecture} needs them. "
+            "Give --refinement.architecture unet_lr, or train both stages."
+        )
+    return None if stages == "refinement" else first, None if stages == "classifier" else second
