@@ -1,7 +1,8 @@
-"""Draws the figures of the documentation that come from code: ``python tools/draw_docs.py schedules``."""
+"""Draws the figures of the documentation that come from code: ``python tools/draw_docs.py FIGURE``."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,10 @@ import tyro
 from matplotlib.figure import Figure
 
 from tfseg.files import atomic_path
+from tfseg.types import Window
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+TILE_PX = 256
 
 
 def schedules() -> Figure:
@@ -72,11 +75,58 @@ def targeted_hsv() -> Figure:
     return figure
 
 
-FIGURES = {"schedules": (schedules, "stepwise_cyclic.png", 110), "targeted_hsv": (targeted_hsv, "targeted_hsv.png", 80)}
+def colour_normalisation() -> Figure:
+    """Tiles in three stains and from three scanners, and scikit-image's immunohistochemistry, normalised three ways.
+
+    The first column is the target; the synthetic tiles are those of one seed, so the same tissue differently stained.
+    The last row has other stains than the target (brown where that has eosin): it shows what is done to colours that do
+    not belong together, not a use.
+    """
+    from skimage import data
+
+    from tfseg.data.colour_normalisation import METHODS, fit
+
+    target = _synthetic_tile("A", "P")
+    images = {
+        "synthetic, stain B, scanner Q": _synthetic_tile("B", "Q"),
+        "synthetic, stain C, scanner R": _synthetic_tile("C", "R"),
+        "other stains: immunohistochemistry": np.ascontiguousarray(data.immunohistochemistry()[:TILE_PX, :TILE_PX]),
+    }
+    figure = Figure(figsize=(2.9 * (len(METHODS) + 2), 3.1 * len(images)), layout="constrained")
+    rows = figure.subplots(len(images), len(METHODS) + 2)
+    for row, (name, image) in zip(rows, images.items(), strict=True):
+        panels = {"target: stain A, scanner P": target, name: image}
+        panels |= {method: fit(target, method).apply(image) for method in METHODS}
+        for axis, (title, picture) in zip(row, panels.items(), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(title, fontsize=8)
+            axis.axis("off")
+    return figure
+
+
+def _synthetic_tile(stain: str, scanner: str) -> np.ndarray:
+    """The middle of a synthetic slide, uint8 RGB (TILE_PX, TILE_PX, 3)."""
+    from tfseg.slides import open_slide
+    from tfseg.slides.synthetic import Recipe, synthetic_slide
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "slide.tif"
+        synthetic_slide(path, Recipe(size_px=2048, stain=stain, scanner=scanner, seed=5))
+        with open_slide(path) as slide:
+            return slide.read(Window(1024, 1024, TILE_PX, TILE_PX, 0.5))
+
+
+FIGURES = {
+    "schedules": (schedules, "stepwise_cyclic.png", 110),
+    "targeted_hsv": (targeted_hsv, "targeted_hsv.png", 80),
+    "colour_normalisation": (colour_normalisation, "colour_normalisation.png", 72),
+}
 """Name → function, file, dots per inch."""
 
 
-def main(figure: tyro.conf.Positional[Literal["schedules", "targeted_hsv"]], /, folder: Path = IMAGES) -> None:
+def main(
+    figure: tyro.conf.Positional[Literal["schedules", "targeted_hsv", "colour_normalisation"]], /, folder: Path = IMAGES
+) -> None:
     """Draws one figure.
 
     Args:

@@ -65,7 +65,8 @@ def write_pyramid(
     WholeSlideImageImporter knows the magnification (so ``patch-magnification`` works), both under either suffix,
     ``.tif`` or ``.svs``. Without it OpenSlide reads the pixel size from the resolution tags (vendor generic-tiff), but
     FAST refuses a patch-magnification. One-channel uint8 opens in OpenSlide with "deflate" and "lzw" alike, as grey
-    R = G = B = value, or, with ``colors``, in those colours. OpenSlide opens no float32: write heatmaps as uint8.
+    R = G = B = value, or, with ``colors``, in those colours. OpenSlide opens neither float32 nor uint32: write
+    heatmaps as uint8; labels of uint32 (instances) are for QuPath's Bio-Formats and for tifffile.
 
     Args:
         path: the file to write.
@@ -293,8 +294,12 @@ def _check(path, shape, dtype, mpp, kind, tile_px, compression, objective_power,
         refuse(f"mpp must be a positive number of µm/px, got {mpp}.")
     if tile_px < 16 or tile_px % 16:
         refuse(f"tile_px must be a multiple of 16 (TIFF), got {tile_px}.")
-    if dtype not in (np.uint8, np.uint16, np.float32) or (kind == "image" and dtype != np.uint8):
-        refuse(f"an image is uint8; a label or heatmap uint8, uint16 or float32; got {kind} of {dtype}.")
+    of_kind = {"image": (np.uint8,), "label": (np.uint8, np.uint16, np.uint32, np.float32)}
+    if dtype not in of_kind.get(kind, (np.uint8, np.uint16, np.float32)):
+        refuse(
+            "an image is uint8; a label uint8, uint16, uint32 or float32; a heatmap uint8, uint16 or float32; got "
+            f"{kind} of {dtype}."
+        )
     if compression == "jpeg" and (dtype != np.uint8 or kind == "label"):
         refuse(f"JPEG keeps neither labels nor anything but uint8, got {kind} of {dtype}. Use 'deflate'.")
     if objective_power is not None and (len(shape) != 3 or objective_power <= 0):
