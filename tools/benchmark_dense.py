@@ -1,4 +1,4 @@
-"""A whole ``tfseg segment`` with a dense network of three fields: its memory, and its speed beside ONNX Runtime alone.
+"""A whole ``tfseg segment`` with a dense network, of three fields by default: memory, speed beside ONNX Runtime alone.
 
 Called by ``tools/benchmark.py dense``. The slide repeats one texture, so that it is written in a minute; a process of
 its own segments it, from the path to the last file, and tells the most memory that it held. ONNX Runtime alone gets
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from benchmark_process import apart, peak_mib
@@ -40,6 +40,8 @@ def dense_benchmark(
     slide: Path | None = None,
     *,
     size_px: int = 32768,
+    architecture: Literal["dmmn_m3", "plain_unet"] = "dmmn_m3",
+    window_px: int = 256,
     widths: tuple[int, ...] = (8, 16, 16, 16, 16),
     stride_px: int | None = None,
     batch_size: int = 4,
@@ -49,11 +51,12 @@ def dense_benchmark(
     """Measures and prints.
 
     Args:
-        model: folder of a dense network, exported; None builds DMMN-M3 on 256² px at 0.5, 1 and 2 µm/px with random
-            weights and ``widths``.
+        model: folder of a dense network, exported; None builds one with random weights.
         slide: None writes one of ``size_px``² at 0.5 µm/px.
         size_px: of that slide.
-        widths: of that network.
+        architecture: of that network: DMMN-M3 at 0.5, 1 and 2 µm/px, or the U-Net at 0.5 µm/px.
+        window_px: side of its fields.
+        widths: its channels.
         stride_px: output pixels between windows; None takes the network's, without overlap.
         batch_size: windows a batch.
         probability: also write each class's probability.
@@ -66,9 +69,9 @@ def dense_benchmark(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if model is None:
-            print("building and exporting DMMN-M3", file=sys.stderr)
+            print(f"building and exporting {architecture}", file=sys.stderr)
             model = folder / "model"
-            apart(_build, model, widths)
+            apart(_build, model, architecture, window_px, widths)
         if slide is None:
             print(f"making a slide of {size_px} x {size_px} px", file=sys.stderr)
             slide = folder / "slide.tif"
@@ -96,15 +99,19 @@ def dense_benchmark(
     return result
 
 
-def _build(folder: Path, widths: tuple[int, ...]) -> None:
+def _build(folder: Path, architecture: str, window_px: int, widths: tuple[int, ...]) -> None:
     from tfseg import models
     from tfseg.export.onnx import export_onnx
     from tfseg.slides.class_table import ClassTable
 
-    arguments = {"size_px": 256, "num_classes": 7, "mpps": (MPP, 2 * MPP, 4 * MPP), "widths": widths}
-    network = models.build("dmmn_m3", **arguments)
+    arguments: dict[str, Any] = {"size_px": window_px, "num_classes": 7, "widths": widths}
+    several = architecture == "dmmn_m3"
+    if several:
+        arguments["mpps"] = (MPP, 2 * MPP, 4 * MPP)
+    network = models.build(architecture, **arguments)
     classes = ClassTable.dmmn().classes
-    models.save(network, models.describe(network, "dmmn_m3", arguments, classes=classes), folder)
+    spec = models.describe(network, architecture, arguments, mpp=None if several else MPP, classes=classes)
+    models.save(network, spec, folder)
     export_onnx(folder)
 
 
