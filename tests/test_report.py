@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
-from tfseg.report import SlidePictures, table, write_report
+from tfseg.data.cohort import Cohort
+from tfseg.report import SlidePictures, slide_pictures, table, write_report
+from tfseg.slides.tiff_writer import write_pyramid
 
 
 def test_page_holds_everything_and_needs_no_other_file(tmp_path):
@@ -21,6 +24,22 @@ def test_page_holds_everything_and_needs_no_other_file(tmp_path):
     assert "<td>s&lt;1&gt;</td><td>0.912</td>" in text
     assert text.count("data:image/png;base64,") == 2
     assert 'href="out/mask.tiff"' in text
+
+
+def test_pictures_of_a_slide_have_a_heatmap_where_there_is_one(tmp_path):
+    truth = np.zeros((40, 60), np.uint8)
+    truth[10:30, 20:50] = 1
+    Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(tmp_path / "s.png")
+    Image.fromarray(truth).save(tmp_path / "truth.png")
+    (tmp_path / "cohort.csv").write_text("slide,annotation,split,mpp\ns.png,truth.png,test,1.0\n")
+    (row,) = Cohort.read(tmp_path / "cohort.csv").rows()
+    write_pyramid(tmp_path / "mask.tiff", truth, mpp=1.0, kind="label")
+    assert list(slide_pictures(row, tmp_path)) == ["slide", "segmentation", "ground truth"]
+    write_pyramid(tmp_path / "heatmap.tiff", truth * 255, mpp=1.0, kind="heatmap")
+    pictures = slide_pictures(row, tmp_path)
+    assert list(pictures) == ["slide", "heatmap", "segmentation", "ground truth"]
+    assert pictures["heatmap"][180, 300, 0] > pictures["heatmap"][180, 300, 2], "red where it is sure"
+    assert pictures["segmentation"][180, 300].tolist() == [200, 120, 120]
 
 
 def test_picture_colours_survive():

@@ -12,6 +12,8 @@ import numpy as np
 
 from tfseg.data.cohort import CohortRow
 from tfseg.files import write_text
+from tfseg.infer.outputs import MASK
+from tfseg.infer.segmentation import HEATMAP
 from tfseg.slides.annotations import load_annotation
 from tfseg.slides.base import Slide, open_slide
 from tfseg.slides.class_table import ClassTable
@@ -119,7 +121,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def slide_pictures(row: CohortRow, folder: Path, classes: ClassTable | None = None) -> dict[str, np.ndarray]:
-    """Slide, heatmap, segmentation and ground truth of a slide, each at most ``PICTURE_PX`` a side.
+    """Slide, heatmap (where there is one), segmentation and ground truth, each at most ``PICTURE_PX`` a side.
 
     Args:
         row: the slide and its annotation.
@@ -135,14 +137,15 @@ def slide_pictures(row: CohortRow, folder: Path, classes: ClassTable | None = No
         image = slide.fit(shape)
         grid = PixelGrid(0.0, 0.0, width / shape[1], height / shape[0], shape[1], shape[0])
         truth = load_annotation(row.annotation or "", slide, classes).labels_on(grid)
-        found, heat = (_raster(folder / name, slide, grid) for name in ("mask.tiff", "heatmap.tiff"))
-    heat = cv2.applyColorMap(heat, cv2.COLORMAP_JET)
-    return {
-        "slide": image,
-        "heatmap": cv2.addWeighted(image, 0.5, np.ascontiguousarray(heat[..., ::-1]), 0.5, 0),
-        "segmentation": tint(image, found == 1, (200, 0, 0)),
-        "ground truth": tint(image, truth == 1, (0, 130, 0)),
-    }
+        found = _raster(folder / MASK, slide, grid)
+        heat = _raster(folder / HEATMAP, slide, grid) if (folder / HEATMAP).is_file() else None
+    pictures = {"slide": image}
+    if heat is not None:
+        colours = cv2.applyColorMap(heat, cv2.COLORMAP_JET)[..., ::-1]
+        pictures["heatmap"] = cv2.addWeighted(image, 0.5, np.ascontiguousarray(colours), 0.5, 0)
+    pictures["segmentation"] = tint(image, found == 1, (200, 0, 0))
+    pictures["ground truth"] = tint(image, truth == 1, (0, 130, 0))
+    return pictures
 
 
 def _raster(path: Path, slide: Slide, grid: PixelGrid) -> np.ndarray:

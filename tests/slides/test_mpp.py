@@ -78,6 +78,12 @@ def test_pixels_that_are_not_square_are_refused_unless_given():
     assert find_mpp(properties, "slide.svs", given=0.25)[0] == 0.25
 
 
+@pytest.mark.parametrize("given", [250, 0.00025, 5e-7])
+def test_a_slip_of_the_unit_is_refused_before_a_picture_of_gigapixels_is_made(given):
+    with pytest.raises(MppError, match=r"is no slide's, 0\.02 to 50 are plausible .*nanometres"):
+        open_slide([IMAGE], mpp=given)
+
+
 @pytest.mark.parametrize("given", [0, -1, float("nan"), float("inf"), "0.25"])
 def test_given_mpp_must_be_a_positive_number(given):
     with pytest.raises(MppError, match="above 0"):

@@ -28,6 +28,12 @@ def check_given(mpp: float, name: str) -> float:
     """``mpp`` as a float, or MppError naming the slide."""
     if not (isinstance(mpp, (int, float)) and math.isfinite(mpp) and mpp > 0):
         raise MppError(f"{name}: the given mpp must be a number above 0, in µm/px. Received: {mpp!r}.")
+    low, high = PLAUSIBLE_MPP
+    if not low <= mpp <= high:
+        raise MppError(
+            f"{name}: the given mpp of {mpp:g} µm/px is no slide's, {low:g} to {high:g} are plausible (40x is about "
+            "0.25). Is it in nanometres, or a magnification?"
+        )
     return float(mpp)
 
 
