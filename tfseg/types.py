@@ -213,10 +213,13 @@ class CascadeSpec:
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a ``config.json``; raises ModelError that says what a model folder holds."""
     holds = (
-        "A model folder holds config.json beside model.onnx or model.keras; `tfseg train` and `tfseg export` write one."
+        "A model folder holds config.json beside model.keras or model.onnx, or, of a cascade, beside the folders of "
+        "its networks; `tfseg train --out RUN` writes one, RUN/model."
     )
     if not path.is_file():
-        raise ModelError(f"{path}: no such file. {holds}")
+        within = path.parent / "model"
+        meant = f" Did you mean {within}?" if (within / path.name).is_file() else ""
+        raise ModelError(f"{path}: no such file.{meant} {holds}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -134,6 +134,10 @@ class PatchIndex:
         folder = Path(folder)
         hint = "`tfseg index` writes one; run it again (finished slides are not done twice)."
         for name in (_INDEX, _TABLE, _SUMMARY):
+            if (folder / "nuclei.json").is_file():
+                raise CohortError(
+                    f"{folder}: an index of images of nuclei; a cohort's, of patches or windows, is wanted."
+                )
             if not (folder / name).is_file():
                 raise CohortError(f"{folder}: no patch index ({name} is missing). {hint}")
         try:

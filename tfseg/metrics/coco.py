@@ -43,8 +43,8 @@ def coco_ap(
         image, 0 without a predicted one.
 
     Raises:
-        ValueError: numbers of images or shapes differ, labels are no labels, or a score is missing or not finite; says
-            in which image, counted from 0.
+        ValueError: numbers of images or shapes differ, labels are no labels, scores are no mapping, or one is missing
+            or not finite; says in which image, counted from 0.
         TfsegError: pycocotools is not installed.
     """
     if not len(truths) == len(predictions) == len(scores):
@@ -58,6 +58,8 @@ def coco_ap(
         t, p = check_labels(f"truth of image {k}", truth), check_labels(f"prediction of image {k}", prediction)
         if t.shape != p.shape or t.ndim != 2:
             raise ValueError(f"image {k}: truth and prediction must be (H, W). Received: {t.shape} and {p.shape}.")
+        if not isinstance(score, Mapping):
+            raise ValueError(f"image {k}: scores must be {{label: score}}. Received: {type(score).__name__}.")
         images.append({"id": k, "height": t.shape[0], "width": t.shape[1]})
         true += [_annotation(k, runs, masks) for _, runs in _runs(t)]
         predicted += [{**_annotation(k, runs, masks), "score": _score(k, n, score)} for n, runs in _runs(p)]
