@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from skimage.measure import label
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
@@ -165,13 +166,13 @@ def _markers_of(inside: NDArray[np.bool_], min_px: int) -> NDArray[np.integer]:
 
 
 def _flood(landscape: NDArray, markers: NDArray[np.integer], mask: NDArray[np.bool_]) -> NDArray[np.integer]:
-    """Watershed in the mask; a piece of it without a marker becomes one instance."""
+    """Watershed in the mask; a piece of it without a marker becomes one instance, a marker in two pieces two."""
     pieces, count = ndimage.label(mask)
     without = np.ones(count + 1, bool)
     without[pieces[markers > 0]] = False
     without[0] = False
     markers = np.where(without[pieces], markers.max(initial=0) + pieces, markers * mask)
-    return watershed(landscape, markers, mask=mask)
+    return label(watershed(landscape, markers, mask=mask), connectivity=1)  # markers may hang together by a corner
 
 
 @dataclass(frozen=True)

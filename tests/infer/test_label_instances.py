@@ -129,6 +129,11 @@ def test_all_background_and_all_foreground(split, value):
     np.testing.assert_array_equal(labels > 0, np.full((30, 40), value > 0))
 
 
+def test_two_nuclei_that_meet_at_a_corner_are_two():
+    labels = label_instances(np.array([[False, True], [True, False]]), InstanceOptions(min_area_px=0))
+    np.testing.assert_array_equal(labels, [[0, 1], [2, 0]])
+
+
 @given(
     hnp.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))),
     st.sampled_from(["none", "distance"]),
