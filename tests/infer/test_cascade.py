@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ import tifffile
 from fake_networks import TUMOUR, cascade, classifier_spec, darkness, picture, refinement_spec, slide_file
 from PIL import Image
 
+from tfseg.infer import cascade as cascade_module
 from tfseg.infer import outputs
 from tfseg.infer.cascade import SegmentOptions, segment_slide, segment_slides
 from tfseg.infer.evaluate import evaluate_slide
@@ -412,3 +414,13 @@ def test_refinement_that_returns_something_else(slide, tmp_path, result):
 def test_folder_without_config(tmp_path):
     with pytest.raises(ModelError, match=r"config\.json: no such file"):
         load_cascade(tmp_path)
+
+
+def test_ctrl_c_within_ctypes_stops_too(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise ctypes.ArgumentError("argument 1: KeyboardInterrupt: ")
+
+    monkeypatch.setattr(cascade_module, "_loaded", lambda *_: None)
+    monkeypatch.setattr(cascade_module, "_job", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cascade_module.segment_slides(["a.tif", "b.tif"], tmp_path, tmp_path / "out", names=["a", "b"])

@@ -106,6 +106,8 @@ def segment_slides(
                 else:
                     report.skipped.append(name)
             except Exception as error:
+                if "KeyboardInterrupt" in str(error):  # ctypes wraps one that comes while it converts an argument
+                    raise KeyboardInterrupt from error
                 report.failures[name] = _reason(name, error)
                 continue
             _collect(writing, report)
