@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,7 +107,8 @@ def segment_slides(
                 else:
                     report.skipped.append(name)
             except Exception as error:
-                if "KeyboardInterrupt" in str(error):  # ctypes wraps one that comes while it converts an argument
+                if isinstance(error, ctypes.ArgumentError) and "KeyboardInterrupt" in str(error):
+                    # Ctrl-C while OpenSlide's binding converts an argument
                     raise KeyboardInterrupt from error
                 report.failures[name] = _reason(name, error)
                 continue
