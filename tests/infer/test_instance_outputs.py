@@ -19,8 +19,8 @@ from tfseg.infer.instance_outputs import (
     EOSIN,
     HAEMATOXYLIN,
     HE_STAINS,
+    DetectionOptions,
     LabelBands,
-    NucleiOptions,
     StoredProbabilities,
     eccentricity,
     outlines,
@@ -107,10 +107,12 @@ def test_stains_are_measured_over_the_nucleus_alone(tmp_path):
 
 def test_other_stains_by_option(tmp_path):
     features, _, _ = written(
-        tmp_path, nuclei(), np.full((70, 90, 3), 120, np.uint8), options=NucleiOptions(stains=DAB_STAINS)
+        tmp_path, nuclei(), np.full((70, 90, 3), 120, np.uint8), options=DetectionOptions(stains=DAB_STAINS)
     )
     assert {"Hematoxylin: Mean", "DAB: Mean"} <= set(features[0].measurements)
-    features, _, _ = written(tmp_path, nuclei(), np.full((70, 90, 3), 120, np.uint8), options=NucleiOptions(stains={}))
+    features, _, _ = written(
+        tmp_path, nuclei(), np.full((70, 90, 3), 120, np.uint8), options=DetectionOptions(stains={})
+    )
     assert set(features[0].measurements) == {"Area µm^2", "Perimeter µm", "Eccentricity"}
 
 
@@ -119,7 +121,7 @@ def test_other_stains_by_option(tmp_path):
 )
 def test_stains_that_cannot_be_told_apart_are_refused(tmp_path, stains):
     with pytest.raises(ModelError, match="stains"):
-        written(tmp_path, nuclei(), options=NucleiOptions(stains=stains))
+        written(tmp_path, nuclei(), options=DetectionOptions(stains=stains))
     assert not list(tmp_path.iterdir())
 
 
@@ -132,7 +134,7 @@ def test_outlines_end_at_the_slides_edge(tmp_path):
 
 def test_packed_and_the_same_bytes_again(tmp_path):
     for folder in ("a", "b"):
-        summary = written(tmp_path / folder, nuclei(), options=NucleiOptions(compress=True))[2]
+        summary = written(tmp_path / folder, nuclei(), options=DetectionOptions(compress=True))[2]
         assert summary["outputs"] == ["nuclei.geojson.gz", "nuclei.tiff"]
     for name in summary["outputs"]:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -267,4 +269,4 @@ def test_from_a_dense_run_to_detections(tmp_path):
 
 
 def test_default_stains_are_haematoxylin_and_eosin():
-    assert list(NucleiOptions().stains) == list(HE_STAINS) == ["Hematoxylin", "Eosin"]
+    assert list(DetectionOptions().stains) == list(HE_STAINS) == ["Hematoxylin", "Eosin"]

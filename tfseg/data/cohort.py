@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,14 +144,19 @@ def line_numbers(table: pd.DataFrame) -> list[int]:
     return [int(index) + 2 for index in table.index]
 
 
-def _check_columns(path: Path, table: pd.DataFrame) -> None:
-    missing = [column for column in REQUIRED if column not in table.columns]
+def check_columns(path: Path, table: pd.DataFrame, needed: Sequence[str], of: str, wanted: str) -> None:
+    """Raises CohortError where a manifest lacks a column or has no row; ``of`` says rows of what ("slides")."""
+    missing = [column for column in needed if column not in table.columns]
     if missing:
         raise CohortError(
-            f"{path}: missing column {', '.join(map(repr, missing))}. Found: {', '.join(table.columns)}. {_FORMAT}"
+            f"{path}: missing column {', '.join(map(repr, missing))}. Found: {', '.join(table.columns)}. {wanted}"
         )
     if table.empty:
-        raise CohortError(f"{path}: the manifest has a header but no slides. {_FORMAT}")
+        raise CohortError(f"{path}: the manifest has a header but no {of}. {wanted}")
+
+
+def _check_columns(path: Path, table: pd.DataFrame) -> None:
+    check_columns(path, table, REQUIRED, "slides", _FORMAT)
     if "slide_name" in table.columns:
         raise CohortError(f"{path}: column 'slide_name' is made by tfseg from column 'slide'. Rename yours.")
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfseg.data.coco import read_coco
-from tfseg.data.cohort import UNKNOWN, line_numbers, read_csv, unique_names
+from tfseg.data.cohort import UNKNOWN, check_columns, line_numbers, read_csv, unique_names
 from tfseg.data.nuclei_labels import LabelPicture, LabelSource, MaskFolder, OutlineFile, label_source
 from tfseg.data.nuclei_pictures import LABEL_PICTURES, PICTURES, picture_size, read_rgb
 from tfseg.types import AnnotationError, CohortError
@@ -164,13 +164,7 @@ def _from_manifest(path: Path, options: NucleiOptions, organ_of: Callable[[str],
     organ_column = options.organ_column
     default = NucleiOptions().organ_column
     needed = [*_REQUIRED, *([organ_column] if organ_column != default else [])]
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        raise CohortError(
-            f"{path}: missing column {', '.join(map(repr, missing))}. Found: {', '.join(table.columns)}. {_MANIFEST}"
-        )
-    if table.empty:
-        raise CohortError(f"{path}: the manifest has a header but no images. {_MANIFEST}")
+    check_columns(path, table, needed, "images", _MANIFEST)
     rows = list(zip(line_numbers(table), table.to_dict("records"), strict=True))
     images = [_existing(path, line, "image", row["image"]) for line, row in rows]
     labels = [_existing(path, line, "label", row["label"]) for line, row in rows]

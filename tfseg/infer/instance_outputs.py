@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class NucleiOptions:
+class DetectionOptions:
     """What is written of nuclei.
 
     Attributes:
@@ -68,7 +68,7 @@ def write_nuclei(
     pixels: PixelGrid,
     grid: TileGrid,
     tiles: Iterable[Tile],
-    options: NucleiOptions | None = None,
+    options: DetectionOptions | None = None,
 ) -> dict[str, Any]:
     """Writes ``nuclei.geojson`` and ``nuclei.tiff``, each whole or not at all.
 
@@ -89,7 +89,7 @@ def write_nuclei(
             apart.
         OutputError: the folder cannot be written or the disk is full.
     """
-    options, folder = options or NucleiOptions(), Path(folder)
+    options, folder = options or DetectionOptions(), Path(folder)
     if pixels.shape != (grid.height_px, grid.width_px):
         raise ModelError(f"tiles cover {(grid.height_px, grid.width_px)} px, the slide's pixels are {pixels.shape}.")
     pieces = itertools.count()
@@ -117,7 +117,7 @@ def write_nuclei(
 
 
 def nuclei_features(
-    instances: Iterable[Instance], slide: Slide, pixels: PixelGrid, options: NucleiOptions
+    instances: Iterable[Instance], slide: Slide, pixels: PixelGrid, options: DetectionOptions
 ) -> Iterator[PolygonFeature]:
     """QuPath detections: outlines along pixel edges, in level-0 pixels, with measurements.
 
