@@ -82,6 +82,10 @@ class ClassSpec:
 
 H2G_CLASSES = (ClassSpec("non-tumour", (160, 160, 160)), ClassSpec("tumour", (200, 0, 0)))
 
+NUCLEI_CLASSES = (ClassSpec("background", (160, 160, 160)), ClassSpec("nucleus", (40, 160, 60)))
+NUCLEI_BORDER_CLASSES = (*NUCLEI_CLASSES, ClassSpec("border", (230, 200, 40)))
+"""Of networks that see where nuclei touch: background, inside of a nucleus, its border."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -120,6 +124,8 @@ class ModelSpec:
         provenance: free: cohort, seed, versions, scores.
         output_px: (height, width) of the main output of a dense network; None for all others.
         output_mpp: µm/px of that output, which is concentric with every input; None for all others.
+        instances: of networks of nuclei, how their output becomes instances: fields of
+            ``tfseg.infer.instances.InstanceOptions``; None for all others.
     """
 
     name: str
@@ -134,6 +140,7 @@ class ModelSpec:
     provenance: dict[str, Any] = field(default_factory=dict)
     output_px: tuple[int, int] | None = None
     output_mpp: float | None = None
+    instances: dict[str, Any] | None = None
 
     @property
     def dense(self) -> bool:
@@ -141,12 +148,12 @@ class ModelSpec:
         return self.task == "segmentation" and self.output_mpp is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds, without ``output_px`` and ``output_mpp`` where there are none.
+        """What config.json holds, without ``output_px``, ``output_mpp`` and ``instances`` where there are none.
 
         Models' identities are hashes of it: those of whole-slide networks and classifiers must stay what they were.
         """
         content = {"format": "tfseg-model", "version": 1, **asdict(self)}
-        return {k: v for k, v in content.items() if v is not None or k not in ("output_px", "output_mpp")}
+        return {k: v for k, v in content.items() if v is not None or k not in ("output_px", "output_mpp", "instances")}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], where: str = "model spec") -> ModelSpec:
