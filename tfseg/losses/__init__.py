@@ -1,12 +1,20 @@
 """Losses: cross-entropy and soft Dice that leave out what nobody annotated, and the weights of classes and samples."""
 
-from tfseg.losses.crossentropy import ClusterWeightedCrossentropy, Crossentropy, WeightedCrossentropy, crossentropy
+from tfseg.losses.crossentropy import (
+    ClusterWeightedCrossentropy,
+    Crossentropy,
+    PixelWeightedCrossentropy,
+    WeightedCrossentropy,
+    crossentropy,
+    pixel_weighted_crossentropy,
+)
 from tfseg.losses.dice import SoftDice, WeightedSoftDice, soft_dice
 from tfseg.losses.weights import class_weights, cluster_weights, dynamic_class_weights
 
 __all__ = [
     "ClusterWeightedCrossentropy",
     "Crossentropy",
+    "PixelWeightedCrossentropy",
     "SoftDice",
     "WeightedCrossentropy",
     "WeightedSoftDice",
@@ -14,5 +22,6 @@ __all__ = [
     "cluster_weights",
     "crossentropy",
     "dynamic_class_weights",
+    "pixel_weighted_crossentropy",
     "soft_dice",
 ]

@@ -1,4 +1,4 @@
-"""Cross-entropy of softmax outputs, per sample or per pixel: plain, weighted by class, or weighted by cluster."""
+"""Cross-entropy of softmax outputs, per sample or per pixel: plain, weighted by class, by pixel, or by cluster."""
 
 from __future__ import annotations
 
@@ -124,6 +124,65 @@ class WeightedCrossentropy(Crossentropy):
     def get_config(self) -> dict[str, Any]:
         own = {key: getattr(self, key) for key in ("class_weights", "dynamic", "over_all")}
         return {**super().get_config(), **own}
+
+
+def pixel_weighted_crossentropy(labels: Any, probabilities: Any, weights: Any, ignore: int = IGNORE) -> Any:
+    """(1/N) Σ_p w(p) · −log p_c(p), c the true class of pixel p; GB U-Net, equation 2, after U-Net's equation 1.
+
+    N counts the batch's annotated pixels; the weights are not divided by their sum. As in :class:`Crossentropy`,
+    probabilities are clipped at 1e-30.
+
+    Args:
+        labels: (B, H, W) class indices, with ``ignore`` for "not annotated"; or one-hot (B, H, W, C), zeros there.
+        probabilities: (B, H, W, C), sums to 1 over C.
+        weights: (B, H, W), those of the pixels; ``tfseg.data.border_weights`` makes them of nuclei.
+        ignore: label of pixels that nobody annotated.
+
+    Returns:
+        Scalar, float32 under every precision policy; 0 where nothing is annotated.
+
+    Raises:
+        ValueError: the weights are not of the probabilities' (B, H, W).
+
+    Differs from the paper in: its sum over pixels is a mean, so that neither the size of the tile nor that of the batch
+    moves the balance with soft Dice.
+    """
+    truth = one_hot_labels(labels, probabilities, ignore)
+    if tuple(weights.shape) != tuple(truth.shape[:-1]):
+        raise ValueError(
+            f"weights must be one a pixel, of shape {tuple(truth.shape[:-1])}. Received: {tuple(weights.shape)}."
+        )
+    values = ops.cast(weights, "float32") * crossentropy(truth, probabilities, floor=_PIXEL_FLOOR)
+    return ops.sum(values) / ops.maximum(ops.sum(truth), 1.0)
+
+
+class PixelWeightedCrossentropy:
+    """:func:`pixel_weighted_crossentropy` with weights that come with the batch, as a loss term of training.
+
+    GB U-Net's loss (equation 1) is this plus ``tfseg.losses.SoftDice()``, as two terms:
+    ``{"crossentropy": PixelWeightedCrossentropy(), "dice": output_loss("segmentation", SoftDice())}``.
+
+    Args:
+        output: name of the network's output and of its labels.
+        weights: name under which the weights lie beside the labels.
+        ignore: label of pixels that nobody annotated.
+    """
+
+    def __init__(self, output: str = "segmentation", weights: str = "weights", ignore: int = IGNORE):
+        self.output = output
+        self.weights = weights
+        self.ignore = ignore
+
+    def __call__(self, inputs: dict[str, Any], targets: dict[str, Any], outputs: dict[str, Any]) -> Any:
+        """Loss of one batch, a float32 scalar.
+
+        Args:
+            inputs: are not looked at.
+            targets: {"segmentation": (B, H, W) class indices, "weights": (B, H, W) float32}.
+            outputs: {"segmentation": (B, H, W, C) probabilities}.
+        """
+        weights = targets[self.weights]
+        return pixel_weighted_crossentropy(targets[self.output], outputs[self.output], weights, self.ignore)
 
 
 class ClusterWeightedCrossentropy:
