@@ -134,7 +134,7 @@ def _fill(
     report("segment", resumed, total)
     if done < grid.pixels.height_px:
         blend = Blend(grid, len(spec.classes))
-        rows = _predicted_rows(slide, predict, spec, grid, wanted, first, options.border, streaming)
+        rows = predicted_rows(slide, predict, spec, grid, wanted, first, options.border, streaming)
         counted = resumed
         with contextlib.closing(rows):
             for row, windows in rows:
@@ -175,7 +175,7 @@ def _bands(blend: Blend, row: int, start: int, end: int, rule: Rule, probabiliti
     return bands
 
 
-def _predicted_rows(
+def predicted_rows(
     slide: Slide,
     predict: Predictor,
     spec: ModelSpec,
