@@ -5,6 +5,7 @@ Everything is a function of the sample's seed. NumPy and OpenCV, for threads tha
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,27 @@ CD_UNET_AUGMENT = DenseAugment(
 )
 """Colour-deconvolution U-Net, section 2: hue, brightness and scale jitter, uniform noise on the intensity, random
 occlusion, flips, small affine maps. The paper gives no amounts."""
+
+GB_UNET_AUGMENT = DenseAugment(
+    Geometry(
+        flips=True,
+        turns=True,
+        rotate_deg=180.0,
+        shear_deg=10.0,
+        elastic=ElasticGrid(9, 4.0, window_px=256, mpp=1.0),
+        grid_distortion=0.2,
+        skew=0.2,
+    ),
+    Colour(),
+)
+"""GB U-Net, "Data augmentation": rotation, distortion, skew, shear, flip. The paper gives no amounts. In pixels."""
+
+NUCLEI_AUGMENT = dataclasses.replace(
+    GB_UNET_AUGMENT,
+    geometry=dataclasses.replace(GB_UNET_AUGMENT.geometry, scale=0.25),
+    colour=Colour(brightness=0.2, contrast=0.2, gamma=0.3, saturation=0.3, hue_deg=15.0, blur_px=1.0),
+)
+"""The same with size, colours and sharpness, for networks that meet other laboratories' images."""
 
 LEVELS = 6
 """Steps of iterative training: the base model and five rounds."""

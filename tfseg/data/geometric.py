@@ -30,6 +30,7 @@ class Geometry:
         elastic: bend as class balancing does, with such a grid.
         grid_distortion: stretch five strips of the window, along each axis, by factors in 1 ± this.
         optical_distortion: barrel or cushion: r → r · (1 + k · (r / R)²), |k| up to this, R half the window's side.
+        skew: tilt out of the plane: p → p / (1 + t · p / R), each part of t up to this, below 0.5.
     """
 
     p: float = 0.5
@@ -43,6 +44,7 @@ class Geometry:
     elastic: ElasticGrid | None = None
     grid_distortion: float = 0.0
     optical_distortion: float = 0.0
+    skew: float = 0.0
 
     def draw(self, random: np.random.Generator, window_um: float, target_um: float) -> Warp:
         """One map; sides of the widest field and of the target in µm."""
@@ -55,6 +57,8 @@ class Geometry:
             steps.append(_stretch(random, self.grid_distortion, window_um))
         if self.optical_distortion and random.random() < self.p:
             steps.append(_radial(random.uniform(-1, 1) * self.optical_distortion, window_um / 2))
+        if self.skew and random.random() < self.p:
+            steps.append(_tilt(random.uniform(-1, 1, 2) * self.skew, window_um / 2))
         # Mirroring top to bottom is mirroring left to right after half a turn.
         return Warp(tuple(steps), (quarters + 2 * down) % 4, left != down)
 
@@ -106,5 +110,15 @@ def _radial(k: float, radius_um: float) -> Step:
     def step(x: NDArray[np.float32], y: NDArray[np.float32]) -> Points:
         factor = 1 + np.float32(k / radius_um**2) * (x * x + y * y)
         return x * factor, y * factor
+
+    return step
+
+
+def _tilt(tilt: NDArray[np.float64], radius_um: float) -> Step:
+    across, down = np.float32(tilt[0] / radius_um), np.float32(tilt[1] / radius_um)
+
+    def step(x: NDArray[np.float32], y: NDArray[np.float32]) -> Points:
+        depth = (1 + across * x + down * y).astype(np.float32)
+        return x / depth, y / depth
 
     return step

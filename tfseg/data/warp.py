@@ -104,13 +104,22 @@ def read_labels(
     return warp.orient(cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE))
 
 
+def lattice(height_px: int, width_px: int, mpp: float, warp: Warp) -> Points:
+    """(columns, rows), float32 (height_px, width_px): where in a window each of its pixels comes from.
+
+    In pixels of the window, whose first one's centre is at (0, 0); turn and flip are not in it.
+    """
+    across = (np.arange(width_px, dtype=np.float32) + 0.5 - width_px / 2) * mpp
+    down = (np.arange(height_px, dtype=np.float32) + 0.5 - height_px / 2) * mpp
+    x, y = warp(*np.meshgrid(across.astype(np.float32), down.astype(np.float32)))
+    columns = x / np.float32(mpp) + np.float32(width_px / 2 - 0.5)
+    rows = y / np.float32(mpp) + np.float32(height_px / 2 - 0.5)
+    return columns, rows
+
+
 def _source(window: Window, warp: Warp, slide_mpp: float) -> tuple[Window, NDArray[np.float32], NDArray[np.float32]]:
     """The window to read, on the same grid of pixels, and the (column, row) in it where each pixel comes from."""
-    across = (np.arange(window.width_px, dtype=np.float32) + 0.5 - window.width_px / 2) * window.mpp
-    down = (np.arange(window.height_px, dtype=np.float32) + 0.5 - window.height_px / 2) * window.mpp
-    x, y = warp(*np.meshgrid(across.astype(np.float32), down.astype(np.float32)))
-    columns = x / np.float32(window.mpp) + np.float32(window.width_px / 2 - 0.5)
-    rows = y / np.float32(window.mpp) + np.float32(window.height_px / 2 - 0.5)
+    columns, rows = lattice(window.height_px, window.width_px, window.mpp, warp)
     left, right = int(np.floor(columns.min())) - _REACH, int(np.ceil(columns.max())) + _REACH + 1
     top, bottom = int(np.floor(rows.min())) - _REACH, int(np.ceil(rows.max())) + _REACH + 1
     scale = window.mpp / slide_mpp

@@ -1,0 +1,227 @@
+"""Training of networks of nuclei: images with instance labels to a model folder that `tfseg segment --nuclei` takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from tfseg import models
+from tfseg.data.border_weights import class_balance
+from tfseg.data.colour_normalisation import Normaliser, load_normaliser, save_normaliser
+from tfseg.data.colour_normalisation import fit as fit_colours
+from tfseg.data.nuclei import NucleiItem
+from tfseg.data.nuclei_pictures import read_rgb
+from tfseg.data.nuclei_split import split_items
+from tfseg.data.nuclei_store import NucleiStore
+from tfseg.data.nuclei_stream import PixelTargets, nuclei_dataset
+from tfseg.data.nuclei_tiles import tile_table
+from tfseg.data.sampling import EpochSampler
+from tfseg.files import write_json
+from tfseg.infer.instances import choose_threshold
+from tfseg.infer.nuclei import nuclei_classes, predict_image
+from tfseg.losses import PixelWeightedCrossentropy, SoftDice
+from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
+from tfseg.train.measures import MeanIoU
+from tfseg.train.nuclei_settings import AUGMENTS, NucleiSettings
+from tfseg.train.stage import finish
+from tfseg.train.step import Objective, output_loss
+from tfseg.types import NUCLEI_BORDER_CLASSES, NUCLEI_CLASSES, ModelError, ModelSpec, one_of
+
+OUTPUT = "segmentation"
+_TARGET = "colours.json"
+
+
+@dataclass(frozen=True)
+class NucleiResult:
+    """A trained network of nuclei.
+
+    Attributes:
+        folder: model folder.
+        spec: its config.json.
+        train: of the run in ``folder/training``.
+        parts: images by "train", "val" and "test".
+    """
+
+    folder: Path
+    spec: ModelSpec
+    train: TrainResult
+    parts: dict[str, list[NucleiItem]]
+
+
+def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings) -> NucleiResult:
+    """Trains a network of nuclei, chooses its threshold on the validation images, and writes the model folder ``out``.
+
+    ``out`` gets config.json and model.keras with the weights of the best epoch; colours.json, the target of the colour
+    normalisation, where there is one; and ``training/``: the run folder of :func:`tfseg.train.fit.fit`, confusion.*
+    on the validation tiles, threshold.json (scores of every candidate), parts.json (which image was in which part) and
+    ``prepared/``, the images as they are trained on, which may be deleted afterwards. Called again after a stop it
+    goes on where it was.
+
+    Args:
+        items: images, as of :func:`tfseg.data.nuclei_index.indexed_items`.
+        out: folder.
+        settings: how.
+
+    Raises:
+        CohortError: nothing to train or to validate on.
+        SlideError, AnnotationError: an image or its labels cannot be used.
+        ModelError: a network, size or weights that do not fit, or no threshold that finds anything.
+    """
+    out = Path(out)
+    parts = split_items(items, settings.split)
+    reproducible(settings.train.seed)
+    model, spec = _network(settings)
+    normaliser = _normaliser(out, parts["train"], settings)
+    stores = {part: _prepared(parts[part], out, normaliser, settings) for part in ("train", "val")}
+    balance = class_balance(stores["train"][k].labels for k in range(len(parts["train"])))
+    targets = PixelTargets(len(spec.classes), balance, settings.border_px)
+    tables = {part: tile_table(parts[part], settings.tile_px, settings.tile_overlap) for part in stores}
+    config = _config(settings.train, len(tables["train"]), settings.batch_size)
+    sampler = EpochSampler(len(tables["train"]), config.seed)
+    options: dict[str, Any] = {"tile_px": settings.tile_px, "threads": settings.threads}
+    validation = nuclei_dataset(stores["val"], tables["val"], None, settings.batch_size, targets, **options)
+    if config.validation_steps is not None:
+        validation = validation.take(config.validation_steps)
+    result = fit(
+        model,
+        lambda start: nuclei_dataset(
+            stores["train"], tables["train"], sampler, settings.batch_size, targets,
+            augment=AUGMENTS[settings.augment], start_step=start, **options,
+        ),
+        validation,
+        config,
+        out / "training",
+        _objective(settings, config, len(spec.classes)),
+        {
+            "settings": {**asdict(settings), "train": None, "threads": None},
+            "images": {part: _fingerprints(parts[part]) for part in stores},
+            "class_weights": balance,
+        },
+    )  # fmt: skip
+    write_json(out / "training" / "parts.json", {name: [item.name for item in part] for name, part in parts.items()})
+    spec = dataclasses.replace(spec, instances=_instances(model, spec, stores["val"], settings, out / "training"))
+    spec, _ = finish(model, spec, out, result, validation, config.seed, "pixels")
+    return NucleiResult(out, spec, result, parts)
+
+
+def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
+    """The network with its first weights, and its spec."""
+    known = inspect.signature(models.MODELS[one_of("architecture", settings.architecture, tuple(models.MODELS))])
+    classes = NUCLEI_BORDER_CLASSES if settings.border_class else NUCLEI_CLASSES
+    if settings.instances.split == "border" and not settings.border_class:
+        raise ModelError('instances.split "border" needs a network with a border class: give --nuclei.border-class.')
+    arguments: dict[str, Any] = {"num_classes": len(classes), "size_px": settings.tile_px, **settings.arguments}
+    if "weights" in known.parameters:
+        arguments["weights"] = settings.weights
+    with precision(settings.precision):
+        model = models.build(settings.architecture, **arguments)
+    spec = models.describe(model, settings.architecture, arguments, settings.mpp, classes)
+    if not spec.dense or spec.output_px != spec.inputs[0].size_px or len(spec.inputs) != 1:
+        raise ModelError(f"{spec.architecture}: networks of nuclei take one image and label every one of its pixels.")
+    if settings.members:
+        models.take_members(model, spec, settings.members)
+    return model, spec
+
+
+def _normaliser(out: Path, training: Sequence[NucleiItem], settings: NucleiSettings) -> Normaliser | None:
+    """The colours that every image gets; kept beside the model, which wants pictures of the same."""
+    chosen = settings.normalisation
+    if chosen.method == "none":
+        return None
+    file = out / _TARGET
+    target = chosen.target or training[0].image
+    if not file.is_file():
+        save_normaliser(file, fit_colours(read_rgb(Path(target)), chosen.method))
+    return load_normaliser(file)
+
+
+def _prepared(
+    items: Sequence[NucleiItem], out: Path, normaliser: Normaliser | None, settings: NucleiSettings
+) -> NucleiStore:
+    store = NucleiStore(items, out / "training" / "prepared", normaliser, settings.border)
+    screen = Console(stderr=True)
+    names: list[str] = []
+    store.prepare(done=names.append)
+    screen.print(f"{len(names)} images ready", highlight=False)
+    return store
+
+
+def _objective(settings: NucleiSettings, config: TrainConfig, num_classes: int) -> Objective:
+    """Cross-entropy × weight map + (1 − soft Dice); GB U-Net, equations 1 to 3."""
+    terms = {}
+    if settings.crossentropy:
+        weighted, share = PixelWeightedCrossentropy(OUTPUT), settings.crossentropy
+        terms["crossentropy"] = lambda *batch: share * weighted(*batch)
+    if settings.dice:
+        terms["dice_loss"] = output_loss(OUTPUT, SoftDice(squared=True), settings.dice)
+    if not terms:
+        raise ModelError("the loss has no term: crossentropy and dice are both 0.")
+    rate: Any = config.learning_rate
+    if settings.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, config.epochs * config.steps_per_epoch)
+    return Objective(terms, lambda: {OUTPUT: [MeanIoU(num_classes)]}, keras.optimizers.Adam(rate))
+
+
+def _config(config: TrainConfig, tiles: int, batch_size: int) -> TrainConfig:
+    return dataclasses.replace(config, steps_per_epoch=config.steps_per_epoch or math.ceil(tiles / batch_size))
+
+
+def _fingerprints(items: Sequence[NucleiItem]) -> dict[str, str]:
+    """Name → hash of the image's and its labels' files."""
+    hashes = {}
+    for item in items:
+        digest = hashlib.sha256()
+        for path in (item.image, *item.labels.files()):
+            digest.update(path.read_bytes())
+        hashes[item.name] = digest.hexdigest()[:16]
+    return hashes
+
+
+def _instances(
+    model: keras.Model, spec: ModelSpec, validation: NucleiStore, settings: NucleiSettings, folder: Path
+) -> dict[str, Any]:
+    """What the spec says of instances, with the threshold that is best on the validation images."""
+    file = folder / "threshold.json"
+    if file.is_file():
+        return dict(json.loads(file.read_text(encoding="utf-8"))["instances"])
+    predict = as_predictor(model, spec)
+    rule, planes = settings.threshold, nuclei_classes(spec)
+    images = [validation[k] for k in range(len(validation.items))]
+    maps = (
+        predict_image(predict, spec, np.array(one.image), rule.overlap, settings.batch_size)[..., planes]
+        for one in track(images, "threshold", console=Console(stderr=True))
+    )
+    choice = choose_threshold(
+        maps,
+        [one.labels for one in images],
+        settings.instances,
+        maximise=rule.maximise,
+        iou=rule.iou,
+        min_recall=rule.min_recall,
+    )
+    found = asdict(dataclasses.replace(settings.instances, threshold=choice.threshold))
+    write_json(file, {"instances": found, "maximised": asdict(rule), "score": choice.score, "candidates": choice.table})
+    return found
+
+
+def as_predictor(model: keras.Model, spec: ModelSpec) -> Any:
+    """A network in memory as inference takes one; see :mod:`tfseg.infer.predictors`."""
+    name = spec.inputs[0].name
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        found: Mapping[str, Any] = model.predict_on_batch({name: np.asarray(batch, np.float32)})
+        return np.asarray(found[spec.outputs[0]], np.float32)
+
+    return predict

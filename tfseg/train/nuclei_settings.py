@@ -1,0 +1,110 @@
+"""Settings of the training of a network of nuclei."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tfseg.data.dense_augment import GB_UNET_AUGMENT, NUCLEI_AUGMENT, DenseAugment
+from tfseg.data.nuclei_split import NucleiSplit
+from tfseg.data.nuclei_store import BorderOptions
+from tfseg.infer.instances import InstanceOptions
+from tfseg.train.fit import TrainConfig
+
+AUGMENTS: dict[str, DenseAugment | None] = {"none": None, "gb_unet": GB_UNET_AUGMENT, "nuclei": NUCLEI_AUGMENT}
+"""Augmentations by name: the paper's, and with size, colours and sharpness."""
+
+
+@dataclass(frozen=True)
+class NormalisationSettings:
+    """Colour normalisation of every image before anything else.
+
+    Attributes:
+        method: "none", or how; see :mod:`tfseg.data.colour_normalisation`. The paper takes Vahadane.
+        target: the image whose colours all get; None takes the first training image.
+    """
+
+    method: Literal["none", "vahadane", "macenko", "reinhard"] = "none"
+    target: Path | None = None
+
+
+@dataclass(frozen=True)
+class ThresholdSettings:
+    """How the threshold is chosen on the validation images; :func:`tfseg.infer.instances.choose_threshold`.
+
+    Attributes:
+        maximise: "precision" at ``iou``, as the paper, or "aji".
+        iou: 0.50, 0.55 … 0.95.
+        min_recall: thresholds that find fewer nuclei at ``iou`` are left out; precision alone is highest where next to
+            nothing is found.
+        overlap: of the tiles of prediction.
+    """
+
+    maximise: Literal["precision", "aji"] = "precision"
+    iou: float = 0.5
+    min_recall: float = 0.5
+    overlap: float = 0.5
+
+
+@dataclass(frozen=True)
+class NucleiSettings:
+    """Settings of a network of nuclei; the defaults are GB U-Net's U-Nets where the paper gives one.
+
+    Attributes:
+        architecture: key of ``tfseg.models.MODELS``, of a network that labels pixels.
+        arguments: further ones of its builder, for example {"encoder": "resnet101"}.
+        weights: of the encoder: "imagenet", a path, or None for random ones.
+        members: model folders of a first stage (ensemble, GB U-Net) to take its weights from, in the network's order.
+        border_class: learn three classes, background, inside and border, instead of two.
+        border_px: width of the border class.
+        crossentropy, dice: weights of the loss's two terms: cross-entropy × weight map, 1 − soft Dice with squared
+            denominators.
+        border: of the weight map.
+        mpp: µm/px of the images.
+        tile_px, tile_overlap: of the training tiles.
+        batch_size: tiles a batch, also in validation. (The paper does not say.)
+        augment: key of ``AUGMENTS``.
+        normalisation: of the images' colours.
+        instances: how probabilities become nuclei, all but the threshold; ``split`` "border" wants ``border_class``.
+        threshold: how that one is chosen.
+        split: which images train, validate and test.
+        train: epochs, steps, learning rate (of Adam) and so on. ``steps_per_epoch`` 0 is one pass over the tiles;
+            ``validation_steps`` None validates on every tile.
+        schedule: "constant", as the paper, or "cosine": the rate falls to 0 along half a cosine over all epochs.
+        precision: "float32", "mixed_float16" or "mixed_bfloat16".
+        threads: that read tiles.
+    """
+
+    architecture: str = "encoder_unet"
+    arguments: dict[str, int | float | bool | str] = field(default_factory=lambda: {"encoder": "resnet101"})
+    weights: str | None = "imagenet"
+    members: tuple[str, ...] = ()
+    border_class: bool = False
+    border_px: int = 2
+    crossentropy: float = 1.0
+    dice: float = 1.0
+    border: BorderOptions = field(default_factory=BorderOptions)
+    mpp: float = 0.25
+    tile_px: int = 256
+    tile_overlap: float = 0.1
+    batch_size: int = 8
+    augment: Literal[tuple(AUGMENTS)] = "gb_unet"  # type: ignore[valid-type]
+    normalisation: NormalisationSettings = field(default_factory=NormalisationSettings)
+    instances: InstanceOptions = field(default_factory=InstanceOptions)
+    threshold: ThresholdSettings = field(default_factory=ThresholdSettings)
+    split: NucleiSplit = field(default_factory=NucleiSplit)
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            epochs=100,
+            steps_per_epoch=0,
+            validation_steps=None,
+            learning_rate=1e-4,
+            monitor="val_mean_iou",
+            mode="max",
+            patience=20,
+        )
+    )
+    schedule: Literal["constant", "cosine"] = "constant"
+    precision: str = "float32"
+    threads: int = 4
