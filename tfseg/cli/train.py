@@ -10,39 +10,47 @@ from tyro.conf import Positional
 
 from tfseg.data.cohort import Cohort
 from tfseg.data.index import DenseIndexConfig, PatchIndex
+from tfseg.data.nuclei_index import indexed_items
 from tfseg.export.onnx import export_onnx
 from tfseg.train.cascade import train_cascade
 from tfseg.train.classifier import ClassifierSettings
 from tfseg.train.clustering import ClusterSettings
+from tfseg.train.nuclei import train_nuclei
+from tfseg.train.nuclei_settings import NucleiSettings
 from tfseg.train.refinement import RefinementSettings
 from tfseg.train.segmentation import SegmentationSettings, train_segmentation
-from tfseg.types import ModelError
+from tfseg.types import ModelError, TfsegError
 
 
 def train(
-    cohort: Positional[Path],
+    cohort: Positional[Path | None] = None,
     /,
-    index: Path,
+    *,
     out: Path,
+    index: Path | None = None,
+    nuclei: Path | None = None,
     stages: Literal["both", "classifier", "refinement"] = "both",
     clustering: bool = False,
     augment: bool = True,
     classifier: ClassifierSettings = ClassifierSettings(clustering=ClusterSettings()),  # noqa: B008
     refinement: RefinementSettings = RefinementSettings(),  # noqa: B008
     segmentation: SegmentationSettings = SegmentationSettings(),  # noqa: B008
+    instances: NucleiSettings = NucleiSettings(),  # noqa: B008
     name: str = "h2g_net",
     workers: int = 2,
 ) -> None:
     """Trains networks; writes the folder that `tfseg segment` takes.
 
     On an index of patches: the classifier and the refinement network, with the settings of the H2G-Net paper. On an
-    index of windows (`tfseg index --kind dense`): a dense network, with the settings of the DMMN paper. Run again
-    after a stop: it goes on at the last saved step.
+    index of windows (`tfseg index --kind dense`): a dense network, with the settings of the DMMN paper. With --nuclei
+    in place of both: a network of nuclei, with the settings of the GB U-Net paper. Run again after a stop: it goes on
+    at the last saved step.
 
     Args:
         cohort: manifest CSV, the one that was indexed.
-        index: folder that `tfseg index` wrote.
         out: run folder: classifier/, heatmaps/, refinement/ and model/; of a dense network model/ alone.
+        index: folder that `tfseg index` wrote.
+        nuclei: folder that `tfseg index --nuclei` wrote.
         stages: "classifier" stops after stage one; "refinement" trains a network that sees the whole slide alone
             (give --refinement.architecture unet_lr).
         clustering: weigh the classifier's loss by clusters of tissue (k-means on features of the patches).
@@ -50,9 +58,19 @@ def train(
         classifier: stage one.
         refinement: stage two.
         segmentation: the dense network.
+        instances: the network of nuclei.
         name: of the cascade.
         workers: slides at a time, for heatmaps.
     """
+    if nuclei is not None:
+        if cohort is not None or index is not None:
+            raise TfsegError("give either a cohort's manifest and --index, or --nuclei. See --help.")
+        _train_nuclei(nuclei, out / "model", instances if augment else replace(instances, augment="none"))
+        return
+    if cohort is None or index is None:
+        raise TfsegError("give a cohort's manifest (CSV) and --index, or --nuclei. See --help.")
+    if instances != NucleiSettings():
+        raise ModelError(f"--instances.… is for networks of nuclei (--nuclei); {index} is of slides.")
     slides, patches = Cohort.read(cohort), PatchIndex.load(index)
     if isinstance(patches.config, DenseIndexConfig):
         given = classifier, refinement, stages, clustering
@@ -70,6 +88,12 @@ def train(
             first, second = replace(first, augment=None), replace(second, augment=None)
         model = train_cascade(slides, patches, out, *_stages(stages, first, second), name=name, workers=workers)
     print(f"model: {model}  (tfseg segment SLIDE --model {model} --out DIR)")
+
+
+def _train_nuclei(index: Path, model: Path, settings: NucleiSettings) -> None:
+    train_nuclei(indexed_items(index), model, settings)
+    export_onnx(model)
+    print(f"model: {model}  (tfseg segment --nuclei IMAGE --model {model} --out DIR)")
 
 
 def _stages(

@@ -100,6 +100,10 @@ class NucleiStore:
                 self._open.popitem(last=False)
             return self._open[index]
 
+    def keys(self) -> dict[str, str]:
+        """Name → what changes with the image's files and the settings."""
+        return {item.name: self._key(item) for item in self.items}
+
     def _file(self, name: str, field: str) -> Path:
         return self.folder / f"{name}.{field}.npy"
 
@@ -123,7 +127,6 @@ class NucleiStore:
         write_json(note, {"key": key})
 
     def _key(self, item: NucleiItem) -> str:
-        """Changes with the image's files and the settings."""
         normaliser = None if self._normaliser is None else dataclasses.asdict(self._normaliser)
         settings = [_FORMAT, normaliser, self._border.w0, self._border.sigma_px, item.allow_empty]
         paths = [path for path in (item.image, *item.labels.files()) if path.exists()]

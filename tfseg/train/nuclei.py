@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,18 +30,21 @@ from tfseg.data.nuclei_stream import PixelTargets, nuclei_dataset
 from tfseg.data.nuclei_tiles import tile_table
 from tfseg.data.sampling import EpochSampler
 from tfseg.files import write_json
-from tfseg.infer.instances import choose_threshold
+from tfseg.infer.instances import ThresholdChoice, choose_threshold
 from tfseg.infer.nuclei import nuclei_classes, predict_image
 from tfseg.losses import PixelWeightedCrossentropy, SoftDice
 from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
 from tfseg.train.measures import MeanIoU
-from tfseg.train.nuclei_settings import AUGMENTS, NucleiSettings
+from tfseg.train.nuclei_settings import AUGMENTS, NormalisationSettings, NucleiSettings
+from tfseg.train.run_config import plain
 from tfseg.train.stage import finish
 from tfseg.train.step import Objective, output_loss
 from tfseg.types import NUCLEI_BORDER_CLASSES, NUCLEI_CLASSES, ModelError, ModelSpec, one_of
 
 OUTPUT = "segmentation"
-_TARGET = "colours.json"
+COLOURS = "colours.json"
+"""Target of the colour normalisation, in a model folder."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiS
     parts = split_items(items, settings.split)
     reproducible(settings.train.seed)
     model, spec = _network(settings)
-    normaliser = _normaliser(out, parts["train"], settings)
+    normaliser = colours_of(out, parts["train"], settings.normalisation)
     stores = {part: _prepared(parts[part], out, normaliser, settings) for part in ("train", "val")}
     balance = class_balance(stores["train"][k].labels for k in range(len(parts["train"])))
     targets = PixelTargets(len(spec.classes), balance, settings.border_px)
@@ -116,6 +120,29 @@ def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiS
     return NucleiResult(out, spec, result, parts)
 
 
+def assemble_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings) -> ModelSpec:
+    """Writes the model folder of a network whose members are trained, and which learns nothing more: an ensemble.
+
+    Its threshold is chosen as :func:`train_nuclei` does it, on the same validation images; ``out`` gets the same files
+    but for those of a run. A whole folder is left alone.
+
+    Args, Raises: as :func:`train_nuclei`; ``settings.members`` are the members' folders.
+    """
+    out = Path(out)
+    if not settings.members:
+        raise ModelError(f"{settings.architecture}: give the folders of its trained members.")
+    if (out / "config.json").is_file():
+        return ModelSpec.load(out)
+    parts = split_items(items, settings.split)
+    model, spec = _network(settings)
+    store = _prepared(parts["val"], out, colours_of(out, parts["train"], settings.normalisation), settings)
+    found = _instances(model, spec, store, settings, out / "training")
+    provenance = {"members": [ModelSpec.load(folder).provenance for folder in settings.members]}
+    spec = dataclasses.replace(spec, instances=found, provenance=plain(provenance))
+    models.save(model, spec, out)
+    return spec
+
+
 def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
     """The network with its first weights, and its spec."""
     known = inspect.signature(models.MODELS[one_of("architecture", settings.architecture, tuple(models.MODELS))])
@@ -131,16 +158,30 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
     if not spec.dense or spec.output_px != spec.inputs[0].size_px or len(spec.inputs) != 1:
         raise ModelError(f"{spec.architecture}: networks of nuclei take one image and label every one of its pixels.")
     if settings.members:
-        models.take_members(model, spec, settings.members)
+        first = models.take_members(model, settings.members)[0]
+        if (first.classes, first.inputs[0].mpp) != (spec.classes, settings.mpp):
+            raise ModelError(
+                f"{settings.members[0]}: its classes are {', '.join(one.name for one in first.classes)} at "
+                f"{first.inputs[0].mpp} µm/px, this network's {', '.join(one.name for one in classes)} at "
+                f"{settings.mpp}. Train its members with the same border_class and mpp."
+            )
     return model, spec
 
 
-def _normaliser(out: Path, training: Sequence[NucleiItem], settings: NucleiSettings) -> Normaliser | None:
-    """The colours that every image gets; kept beside the model, which wants pictures of the same."""
-    chosen = settings.normalisation
+def colours_of(folder: Path, training: Sequence[NucleiItem], chosen: NormalisationSettings) -> Normaliser | None:
+    """The colours that every image gets, kept in ``folder``/colours.json; None where they stay as they are.
+
+    Args:
+        folder: of the model, which wants pictures of the same colours.
+        training: images; the first is the target where the settings name none.
+        chosen: how.
+
+    Raises:
+        SlideError: the target cannot be read, or has no stains to take up.
+    """
     if chosen.method == "none":
         return None
-    file = out / _TARGET
+    file = folder / COLOURS
     target = chosen.target or training[0].image
     if not file.is_file():
         save_normaliser(file, fit_colours(read_rgb(Path(target)), chosen.method))
@@ -192,27 +233,32 @@ def _fingerprints(items: Sequence[NucleiItem]) -> dict[str, str]:
 def _instances(
     model: keras.Model, spec: ModelSpec, validation: NucleiStore, settings: NucleiSettings, folder: Path
 ) -> dict[str, Any]:
-    """What the spec says of instances, with the threshold that is best on the validation images."""
+    """What the spec says of instances, with the threshold that is best on the validation images.
+
+    Days of training do not end in an error because the network finds too little: without a threshold that finds
+    ``min_recall`` the one of highest AJI is taken, and that is said.
+    """
     file = folder / "threshold.json"
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8"))["instances"])
-    predict = as_predictor(model, spec)
-    rule, planes = settings.threshold, nuclei_classes(spec)
+    predict, planes = as_predictor(model, spec), nuclei_classes(spec)
     images = [validation[k] for k in range(len(validation.items))]
-    maps = (
-        predict_image(predict, spec, np.array(one.image), rule.overlap, settings.batch_size)[..., planes]
-        for one in track(images, "threshold", console=Console(stderr=True))
-    )
-    choice = choose_threshold(
-        maps,
-        [one.labels for one in images],
-        settings.instances,
-        maximise=rule.maximise,
-        iou=rule.iou,
-        min_recall=rule.min_recall,
-    )
+    rule = settings.threshold
+
+    def choose(**how: Any) -> ThresholdChoice:
+        maps = (
+            predict_image(predict, spec, np.array(one.image), rule.overlap, settings.batch_size)[..., planes]
+            for one in track(images, "threshold", console=Console(stderr=True))
+        )
+        return choose_threshold(maps, [one.labels for one in images], settings.instances, **how)
+
+    try:
+        choice = choose(maximise=rule.maximise, iou=rule.iou, min_recall=rule.min_recall)
+    except ModelError as error:
+        _log.warning("%s: %s The threshold of highest AJI is taken instead.", folder.parent, error)
+        choice = choose(maximise="aji", iou=rule.iou)
     found = asdict(dataclasses.replace(settings.instances, threshold=choice.threshold))
-    write_json(file, {"instances": found, "maximised": asdict(rule), "score": choice.score, "candidates": choice.table})
+    write_json(file, {"instances": found, "rule": asdict(rule), "score": choice.score, "candidates": choice.table})
     return found
 
 

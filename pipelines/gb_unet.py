@@ -1,0 +1,205 @@
+"""GB U-Net and its rivals: fifteen systems that find nuclei, from images with labelled nuclei to one table.
+
+Lagree et al., "A review and comparison of breast tumor cell nuclei segmentation performances using deep convolutional
+neural networks", Sci. Rep. 2021.
+
+    python pipelines/gb_unet.py images --out runs/nuclei --split.test-organs Breast
+    python pipelines/gb_unet.py images --out runs/small --small --small-weights FILE --split.test-organs Bladder Colon
+    python pipelines/gb_unet.py images --out runs/quick --quick      # smoke run, scores mean nothing
+
+IMAGES is whatever `tfseg index --nuclei` takes: a folder with images/ and labels/, MoNuSeg's files, a manifest, COCO.
+Whole organs are held out for the test (--split.test-organs), or the column split of a manifest says. GB U-Net and the
+ensemble take their three U-Nets from those that are trained on their own. Everything that is finished is taken as it
+is, so the same command goes on after a stop.
+
+Writes OUT/index, OUT/designs/<system> (model folders, with ONNX, for `tfseg segment --nuclei`), for each system
+OUT/predictions/<system> (labels, TIFF, uint32; overlays: hits green, misses red, false blue), and OUT/scores:
+scores.csv, summary.md (means ± sd, by organ, all nuclei), precision over IoU thresholds of all systems in one figure.
+
+`--small` runs the three classical systems and one U-Net that two cores train in an hour or two: MobileNetV2, a border
+class, colour augmentation, a falling learning rate. It is none of the paper's fifteen.
+
+Hyperparameters default to the paper's section "Training" and each is an option (--help). Expected, from the paper's
+breast images of MoNuSeg: AJI 0.536 for GB U-Net, 0.528 for Mask R-CNN, 0.508 for U-Net DenseNet201, 0.340 for Fiji. Not
+yet run at full size by us: U-Nets of this size want a GPU.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from tfseg.comparison import run_script
+from tfseg.data.nuclei import NucleiItem
+from tfseg.data.nuclei_index import index_nuclei, indexed_items
+from tfseg.data.nuclei_split import NucleiSplit, split_items
+from tfseg.data.nuclei_store import NucleiStore
+from tfseg.export.onnx import export_onnx
+from tfseg.infer.classical import CLASSICAL
+from tfseg.infer.instances import InstanceOptions
+from tfseg.infer.nuclei import label_image
+from tfseg.infer.predictors import load_predictor
+from tfseg.nuclei_comparison import NucleiSystem, compare_nuclei
+from tfseg.train.fit import TrainConfig
+from tfseg.train.nuclei import assemble_nuclei, colours_of, train_nuclei
+from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, ThresholdSettings
+
+METHODS = {"Otsu": "otsu", "Watershed": "watershed", "Fiji": "fiji"}
+ENCODERS = {
+    "VGG16": "vgg16",
+    "VGG19": "vgg19",
+    "ResNet50": "resnet50",
+    "ResNet101": "resnet101",
+    "ResNet152": "resnet152",
+    "DenseNet121": "densenet121",
+    "DenseNet201": "densenet201",
+    "InceptionV3": "inceptionv3",
+}
+UNETS = {f"U-Net-{name}": encoder for name, encoder in ENCODERS.items()}
+MEMBERS = ("U-Net-VGG19", "U-Net-ResNet101", "U-Net-DenseNet121")
+STACKED = {"U-Net-ensemble": "unet_ensemble", "GB-U-Net": "gb_unet"}
+SYSTEMS = (*METHODS, *UNETS, *STACKED)
+"""The paper's fifteen."""
+SMALL_UNET = "U-Net-MobileNetV2"
+Name = Literal[(*SYSTEMS, SMALL_UNET)]  # type: ignore[valid-type]
+
+PAPER = NucleiSettings(normalisation=NormalisationSettings("vahadane"))
+SMALL = NucleiSettings(
+    arguments={"encoder": "mobilenetv2", "freeze_batch_norm": True},
+    border_class=True,
+    batch_size=4,
+    augment="nuclei",
+    schedule="cosine",
+    instances=InstanceOptions(split="border"),
+    threshold=ThresholdSettings(maximise="aji"),
+    train=TrainConfig(
+        epochs=24,
+        steps_per_epoch=0,
+        validation_steps=None,
+        learning_rate=1e-3,
+        monitor="val_mean_iou",
+        mode="max",
+        reestimate_batches=16,
+        save_every_steps=100,
+    ),
+)
+
+
+def main(
+    images: Positional[Path],
+    /,
+    out: Path,
+    systems: tuple[Name, ...] = (),
+    small: bool = False,
+    quick: bool = False,
+    small_weights: str = "imagenet",
+    joint: bool = False,
+    by: tuple[str, ...] = ("organ",),
+    workers: int = 2,
+    split: NucleiSplit = NucleiSplit(),  # noqa: B008
+    training: NucleiSettings = PAPER,
+) -> None:
+    """Compares systems that find nuclei.
+
+    Args:
+        images: images with labelled nuclei, as `tfseg index --nuclei` takes them.
+        out: run folder.
+        systems: which to run; none takes the paper's, with --small the three classical ones and U-Net-MobileNetV2.
+        small: run what two cores train in an hour or two; colours are not normalised.
+        quick: shrink networks, tiles and training until a run takes minutes; a smoke test.
+        small_weights: of U-Net-MobileNetV2's encoder: "imagenet", or a file of Keras' MobileNetV2 without top.
+        joint: train GB U-Net's first stage on with the second, instead of keeping it as it is.
+        by: "organ" or columns of the manifest by which scores are grouped.
+        workers: images at a time.
+        split: which images train, validate and test.
+        training: how the paper's networks are trained; architecture and encoder follow from the system.
+    """
+    if small or quick:
+        training = dataclasses.replace(training, normalisation=NormalisationSettings())
+    training = dataclasses.replace(training, split=split)
+    index_nuclei(images, out / "index", workers=workers)
+    run = Run(out, tuple(indexed_items(out / "index")), training, small_weights, joint, quick)
+    names = systems or ((*METHODS, SMALL_UNET) if small else SYSTEMS)
+    compare_nuclei(run.test_images(workers), {name: functools.partial(run.make, name) for name in names}, out, by)
+    print((out / "scores" / "summary.md").read_text(encoding="utf-8"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How the systems of a run are made."""
+
+    out: Path
+    items: tuple[NucleiItem, ...]
+    training: NucleiSettings
+    small_weights: str
+    joint: bool
+    quick: bool
+
+    def test_images(self, workers: int) -> NucleiStore:
+        """The images held out, with the colours of training."""
+        parts = split_items(self.items, self.training.split)
+        colours = colours_of(self.out, parts["train"], self.training.normalisation)
+        store = NucleiStore(parts["test"], self.out / "prepared", colours, self.training.border)
+        store.prepare(workers)
+        return store
+
+    def make(self, name: str) -> NucleiSystem:
+        """A system, trained where it is not yet."""
+        if name in METHODS:
+            return NucleiSystem(CLASSICAL[METHODS[name]], f"{METHODS[name]}, {InstanceOptions()}")
+        folder = self.folder(name)
+        settings = self.settings(name)
+        if name == "U-Net-ensemble":
+            assemble_nuclei(self.items, folder, settings)
+        else:
+            train_nuclei(self.items, folder, settings)
+        return network_system(export_onnx(folder).parent)
+
+    def folder(self, name: str) -> Path:
+        return self.out / "designs" / name
+
+    def settings(self, name: str) -> NucleiSettings:
+        """How a network is trained; its members are trained first."""
+        changes: dict[str, object] = {"arguments": {"encoder": UNETS.get(name, "")}}
+        base = self.training
+        if name == SMALL_UNET:
+            same = {"split": base.split, "normalisation": base.normalisation}
+            base, changes = SMALL, {"weights": self.small_weights, **same}
+        elif name in STACKED:
+            for member in MEMBERS:
+                self.make(member)
+            changes = {"architecture": STACKED[name], "members": tuple(str(self.folder(one)) for one in MEMBERS)}
+            changes["arguments"] = {"joint": self.joint} if name == "GB-U-Net" else {}
+        settings = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+        return shrunk(settings) if self.quick else settings
+
+
+def shrunk(settings: NucleiSettings) -> NucleiSettings:
+    """The same for a smoke run: MobileNetV2, narrow, in the place of every encoder."""
+    tiny: dict[str, object] = {"alpha": 0.35, "widths": (4, 4, 4, 4, 4)}
+    if settings.architecture == "encoder_unet":
+        tiny["encoder"] = "mobilenetv2"
+    else:
+        tiny |= {"encoders": ("mobilenetv2",) * len(MEMBERS), **settings.arguments}
+    train = dataclasses.replace(
+        settings.train, epochs=1, steps_per_epoch=1, validation_steps=1, reestimate_batches=1, patience=None
+    )
+    rule = dataclasses.replace(settings.threshold, min_recall=0.0, overlap=0.0)
+    return dataclasses.replace(
+        settings, arguments=tiny, weights=None, tile_px=64, batch_size=2, threshold=rule, train=train
+    )
+
+
+def network_system(folder: Path) -> NucleiSystem:
+    """A model folder with its ONNX."""
+    predict, spec = load_predictor(folder)
+    files = (folder / "config.json", folder / "model.onnx")
+    identity = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return NucleiSystem(lambda image: label_image(predict, spec, image), identity)
+
+
+if __name__ == "__main__":
+    run_script(main, __doc__)

@@ -1,0 +1,199 @@
+"""Networks of nuclei on toy pictures of dark discs: what is learnt, chosen, kept, resumed, and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tiny_encoder
+from PIL import Image
+
+from tfseg import models
+from tfseg.data.nuclei import read_nuclei
+from tfseg.infer.instances import InstanceOptions
+from tfseg.infer.nuclei import label_image, predict_image
+from tfseg.metrics.instances import instance_scores
+from tfseg.train import nuclei
+from tfseg.train.fit import TrainConfig
+from tfseg.train.nuclei import as_predictor, train_nuclei
+from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, ThresholdSettings
+from tfseg.types import ModelError, ModelSpec, TfsegError
+
+SETTINGS = NucleiSettings(
+    arguments={"encoder": tiny_encoder.NAME, "widths": (8, 8, 8, 8, 8)},
+    weights=None,
+    border_class=True,
+    tile_px=64,
+    batch_size=4,
+    instances=InstanceOptions(split="border"),
+    threshold=ThresholdSettings(maximise="aji", min_recall=0.0),
+    train=TrainConfig(
+        epochs=2, steps_per_epoch=4, validation_steps=None, learning_rate=1e-2, monitor="val_mean_iou", mode="max",
+        reestimate_batches=4,
+    ),
+    threads=2,
+)  # fmt: skip
+
+
+def picture(seed: int, side: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """Dark discs on pink that nearly touch."""
+    random = np.random.default_rng(seed)
+    labels, places = np.zeros((side, side), np.int32), np.empty((0, 2))
+    for place in random.integers(8, side - 8, (200, 2)):
+        if (np.hypot(*(places - place).T) >= 20).all():
+            places = np.vstack([places, place])
+            cv2.circle(labels, place.tolist(), 8, len(places), -1)
+    colours = np.where(labels[..., None] > 0, (80, 40, 120), (235, 200, 220))
+    return (colours + random.integers(-15, 15, colours.shape)).clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nuclei")
+    for part in ("images", "labels"):
+        (folder / part).mkdir()
+    for k, organ in enumerate(("Kidney", "Kidney", "Kidney", "Liver", "Liver")):
+        image, labels = picture(k)
+        Image.fromarray(image).save(folder / "images" / f"{organ}_{k}.png")
+        Image.fromarray(labels.astype(np.uint16)).save(folder / "labels" / f"{organ}_{k}.png")
+    return read_nuclei(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(items, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return out, train_nuclei(items, out, SETTINGS)
+
+
+def changed(**changes) -> NucleiSettings:
+    return dataclasses.replace(SETTINGS, **changes)
+
+
+def test_the_model_folder_says_how_its_output_becomes_nuclei(trained):
+    out, result = trained
+    model, spec = models.load(out)
+    assert spec == result.spec and spec.dense
+    assert [one.name for one in spec.classes] == ["background", "nucleus", "border"]
+    chosen = json.loads((out / "training" / "threshold.json").read_text(encoding="utf-8"))
+    assert spec.instances == chosen["instances"] and spec.instances["split"] == "border"
+    best = max((row for row in chosen["candidates"] if row["aji"] == row["aji"]), key=lambda row: row["aji"])
+    assert chosen["score"] == best["aji"]
+    assert {row["threshold"] for row in chosen["candidates"]} >= {spec.instances["threshold"], 0.5}
+    labels = label_image(as_predictor(model, spec), spec, picture(9)[0])
+    assert labels.shape == (96, 96)
+
+
+def test_which_image_was_where_is_kept(trained, items):
+    out, result = trained
+    parts = json.loads((out / "training" / "parts.json").read_text(encoding="utf-8"))
+    assert parts == {name: [item.name for item in part] for name, part in result.parts.items()}
+    assert {name for part in parts.values() for name in part} == {item.name for item in items}
+
+
+def test_a_finished_run_is_left_alone(trained, items):
+    out, result = trained
+    stamps = {file: file.stat().st_mtime_ns for file in (out / "model.keras", out / "config.json")}
+    assert train_nuclei(items, out, SETTINGS).spec == result.spec
+    assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(trained, items, tmp_path, monkeypatch):
+    class StopError(Exception):
+        pass
+
+    def failing(*args, **kwargs):
+        raise StopError
+
+    monkeypatch.setattr(nuclei, "choose_threshold", failing)
+    with pytest.raises(StopError):
+        train_nuclei(items, tmp_path, SETTINGS)
+    assert not (tmp_path / "config.json").exists()
+    monkeypatch.undo()
+    train_nuclei(items, tmp_path, SETTINGS)
+    for mine, whole in zip(
+        models.load(tmp_path)[0].get_weights(), models.load(trained[0])[0].get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(mine, whole)
+
+
+def test_another_image_in_the_same_run_is_refused(trained, items):
+    out, _ = trained
+    with pytest.raises(TfsegError, match=r"images\.train\..*→ None"):
+        train_nuclei(items[1:], out, SETTINGS)
+
+
+def test_the_loss_is_the_papers(trained, items):
+    """Cross-entropy × (class balance + border) + 1 − soft Dice, of one batch, by hand."""
+    objective = nuclei._objective(SETTINGS, SETTINGS.train, 3)
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, (2, 8, 8))
+    found = random.dirichlet(np.ones(3), (2, 8, 8)).astype(np.float32)
+    weights = random.uniform(0.5, 11, truth.shape).astype(np.float32)
+    targets, outputs = {"segmentation": truth.astype(np.uint8), "weights": weights}, {"segmentation": found}
+    terms = {name: float(term({}, targets, outputs)) for name, term in objective.losses.items()}
+    onehot = np.eye(3)[truth]
+    assert terms["crossentropy"] == pytest.approx(np.mean(-weights * np.log((onehot * found).sum(-1))), rel=1e-5)
+    sums = [(values * 1.0).sum((1, 2)) for values in (onehot * found, onehot, found**2)]
+    dice = (2 * sums[0] + 1) / (sums[1] + sums[2] + 1)
+    assert terms["dice_loss"] == pytest.approx(np.mean(1 - dice[:, 1:].mean(1)), rel=1e-5)
+
+
+def test_a_network_that_finds_too_little_is_kept_all_the_same(items, tmp_path, caplog):
+    train = dataclasses.replace(SETTINGS.train, epochs=1, steps_per_epoch=1)
+    rule = ThresholdSettings(maximise="precision", min_recall=0.99)
+    result = train_nuclei(items, tmp_path, changed(threshold=rule, train=train))
+    assert "recall of at least 0.99" in caplog.text and "highest AJI" in caplog.text
+    assert ModelSpec.load(tmp_path) == result.spec
+
+
+def test_cosine_ends_at_no_rate():
+    objective = nuclei._objective(changed(schedule="cosine"), SETTINGS.train, 3)
+    rate = objective.optimizer._learning_rate
+    assert [round(float(rate(step)), 6) for step in (0, 4, 8)] == [0.01, 0.005, 0.0]
+
+
+def test_it_learns_discs(items, tmp_path):
+    train = dataclasses.replace(SETTINGS.train, epochs=3, steps_per_epoch=25)
+    result = train_nuclei(items, tmp_path, changed(train=train, augment="none"))
+    model, spec = models.load(tmp_path)
+    image, truth = picture(21)
+    scores = instance_scores(truth, label_image(as_predictor(model, spec), spec, image))
+    assert scores["aji"] > 0.7, scores["aji"]
+    assert result.train.best_score > 0.7
+
+
+def test_colours_are_normalised_before_anything_else(items, tmp_path):
+    how = NormalisationSettings("reinhard", items[3].image)
+    train_nuclei(items, tmp_path, changed(normalisation=how, train=dataclasses.replace(SETTINGS.train, epochs=1)))
+    assert json.loads((tmp_path / "colours.json").read_text(encoding="utf-8"))["method"] == "reinhard"
+    target = np.load(tmp_path / "training" / "prepared" / "Liver_3.image.npy").reshape(-1, 3).mean(0)
+    other = np.load(tmp_path / "training" / "prepared" / "Kidney_0.image.npy").reshape(-1, 3).mean(0)
+    assert np.abs(target - other).max() < 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (changed(border_class=False), "border-class"),
+        (changed(crossentropy=0.0, dice=0.0), "no term"),
+        (changed(architecture="hooknet", arguments={}), "take one image"),
+        (changed(members=("nowhere",)), "has no members|members"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_training(items, tmp_path, settings, words):
+    with pytest.raises(ModelError, match=words):
+        train_nuclei(items, tmp_path, settings)
+    assert not (tmp_path / "training" / "history.csv").exists()
+
+
+def test_prediction_overlaps_and_blends(trained):
+    out, _ = trained
+    model, spec = models.load(out)
+    image = picture(5)[0]
+    found = predict_image(as_predictor(model, spec), spec, image)
+    assert found.shape == (96, 96, 3)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    assert ModelSpec.load(out).instances == spec.instances
