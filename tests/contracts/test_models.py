@@ -42,6 +42,8 @@ TINY = {
     "deeplabv3": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "aspp_filters": 4},
     "cd_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
     "half_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
+    "unet_ensemble": {"size_px": (32, 64), "encoders": 3 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
+    "gb_unet": {"size_px": (32, 64), "encoders": 3 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
 }
 WRONG_SIZE = {
     "mobilenetv2_classifier": (33, "32 or 64"),
@@ -50,7 +52,7 @@ WRONG_SIZE = {
     "dmmn_m2s": (18, "16 or 24"),
     "dmmn_m3": (18, "16 or 24"),
     "hooknet": (55, "52 or 60"),
-    **dict.fromkeys(("encoder_unet", "multi_level", "deeplabv3"), (18, "32")),
+    **dict.fromkeys(("encoder_unet", "multi_level", "deeplabv3", "unet_ensemble", "gb_unet"), (18, "32")),
 }
 THREE_FIELDS = {"image_20x": 0.5, "image_10x": 1.0, "image_5x": 2.0}
 TWO_FIELDS = {"image_20x": 0.5, "image_5x": 2.0}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfseg.models import MODELS, build, count, describe, load, save, table
-from tfseg.models.registry import ABOUT
+from tfseg.models.registry import ABOUT, VARIANTS
 from tfseg.types import ClassSpec, ModelError, OutputError
 
 TINY = {"size_px": 16, "widths": (4, 8)}
@@ -44,6 +44,8 @@ def folder(tmp_path):
         ("deeplabv3", 39_126_915, 39_070_723),
         ("cd_unet", 7_773_973, 7_767_107),
         ("half_unet", 7_773_892, 7_767_044),
+        ("unet_ensemble", 88_169_350, 87_974_406),
+        ("gb_unet", 96_044_664, 7_869_298),
     ],
 )
 def test_parameters_are_those_of_the_paper(name, total, trainable):
@@ -55,6 +57,23 @@ def test_table_has_a_row_for_every_model():
     rows = table()
     assert [row["name"] for row in rows] == list(MODELS)
     assert set(rows[0]) == {"name", "total", "trainable", "structure", "paper"}
+
+
+@pytest.mark.slow
+def test_variants_stand_below_the_models_by_their_own_arguments():
+    rows = {row["name"]: (row["total"], row["trainable"]) for row in table(variants=True)}
+    assert list(rows) == [*MODELS, *VARIANTS]
+    assert {name: rows[name] for name in VARIANTS} == {
+        "encoder_unet, vgg16": (19_039_682, 19_037_698),
+        "encoder_unet, vgg19": (24_349_378, 24_347_394),
+        "encoder_unet, resnet50": (32_603_650, 32_548_546),
+        "encoder_unet, resnet101": (51_674_114, 51_566_786),
+        "encoder_unet, resnet152": (67_386_882, 67_233_474),
+        "encoder_unet, densenet121": (12_145_858, 12_060_226),
+        "encoder_unet, densenet201": (26_379_458, 26_148_418),
+        "encoder_unet, inceptionv3": (29_933_986, 29_897_570),
+        "gb_unet, joint": (96_044_664, 95_843_704),
+    }
 
 
 def test_build_says_what_is_wrong():

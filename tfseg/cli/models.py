@@ -12,13 +12,15 @@ from tyro.conf import arg
 from tfseg.models import table
 
 
-def models(*, json_: Annotated[bool, arg(name="json")] = False) -> None:
+def models(*, variants: bool = False, json_: Annotated[bool, arg(name="json")] = False) -> None:
     """Lists every registered model with its parameters, counted by building it at its paper's settings.
 
     Args:
+        variants: list also what other papers build of the same architectures (GB U-Net's eight encoders, its two stages
+            trained together).
         json_: print JSON instead of a table.
     """
-    rows = table()
+    rows = table(variants)
     if json_:
         print(json.dumps(rows, indent=2))
         return

@@ -85,7 +85,8 @@ def _aspp_branch(x: Tensor, filters: int, name: str, kernel: int, rate: int = 1,
 def softmax_head(x: Tensor, num_classes: int, name: str) -> Tensor:
     """1×1 convolution to ``num_classes``, softmax in float32 whatever the precision policy.
 
-    The softmax layer carries ``name``, which becomes the output's name in Keras and in ONNX.
+    The softmax layer carries ``name``, which becomes the output's name in Keras and in ONNX; the convolution, whose
+    maps networks behind this one may take, ``name``_logits.
     """
     x = layers.Conv2D(num_classes, 1, name=f"{name}_logits")(x)
     return layers.Softmax(dtype="float32", name=name)(x)

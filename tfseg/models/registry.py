@@ -21,6 +21,7 @@ from tfseg.models.deeplab import deeplabv3
 from tfseg.models.dmmn import dmmn_m2s, dmmn_m3, dmmn_ms, dmmn_s2
 from tfseg.models.double_unet import doubleunet
 from tfseg.models.encoder_unet import encoder_unet
+from tfseg.models.gb_unet import gb_unet, unet_ensemble
 from tfseg.models.hooknet import hooknet
 from tfseg.models.multi_level import multi_level
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
@@ -49,6 +50,8 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "deeplabv3": deeplabv3,
     "cd_unet": cd_unet,
     "half_unet": half_unet,
+    "unet_ensemble": unet_ensemble,
+    "gb_unet": gb_unet,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
 
@@ -84,8 +87,36 @@ ABOUT: dict[str, tuple[str, str]] = {
     "deeplabv3": ("atrous ResNet50, ASPP of 256", "multi-stain multi-level (compared with), DeepLabV3"),
     "cd_unet": ("learned colour deconvolution, U-Net 32 … 512 with batch norm", "CD-UNET"),
     "half_unet": ("U-Net 32 … 512 with batch norm", "CD-UNET (compared with), UNET"),
+    "unet_ensemble": ("mean of the U-Nets on VGG19, ResNet101, DenseNet121", "GB U-Net, U-Net Ensemble"),
+    "gb_unet": ("a U-Net 16 … 512 behind those on VGG19, ResNet101, DenseNet121, which are frozen", "GB U-Net"),
 }
 """Architecture name → (structure in a line, paper and design)."""
+
+_GB_UNET_ENCODERS = (
+    "vgg16",
+    "vgg19",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "densenet121",
+    "densenet201",
+    "inceptionv3",
+)
+
+VARIANTS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    **{
+        f"encoder_unet, {encoder}": (
+            "encoder_unet",
+            {"size_px": 256, "num_classes": 2, "encoder": encoder},
+            f"U-Net on {encoder}",
+            f"GB U-Net, U-Net({encoder})",
+        )
+        for encoder in _GB_UNET_ENCODERS
+    },
+    "gb_unet, joint": ("gb_unet", {"joint": True}, "the same, all of it trained together", "GB U-Net"),
+}
+"""What a paper builds of an architecture that has other defaults: name → (architecture, arguments, structure, paper and
+design). No names to build by: :func:`build` takes the architecture and the arguments."""
 
 _NOT_STORED = ("weights",)
 """Arguments that say where the first weights came from: no part of what the network is."""
@@ -246,16 +277,21 @@ def check(model: keras.Model, spec: ModelSpec, where: str | Path) -> None:
 
 @functools.cache
 def count(name: str) -> tuple[int, int]:
-    """(all, trainable) parameters of an architecture at its paper's settings, by building it."""
-    model = build(name)
+    """(all, trainable) parameters of an architecture at its paper's settings, or of a variant, by building it."""
+    architecture, arguments = VARIANTS[name][:2] if name in VARIANTS else (name, {})
+    model = build(architecture, **arguments)
     return model.count_params(), sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def table() -> list[dict[str, str | int]]:
-    """One row an architecture at its paper's settings: name, total, trainable (parameters), structure, paper."""
+def table(variants: bool = False) -> list[dict[str, str | int]]:
+    """One row an architecture at its paper's settings: name, total, trainable (parameters), structure, paper.
+
+    Args:
+        variants: rows of ``VARIANTS`` below.
+    """
+    about = {**ABOUT, **({name: one[2:] for name, one in VARIANTS.items()} if variants else {})}
     rows: list[dict[str, str | int]] = []
-    for name in MODELS:
+    for name, (structure, paper) in about.items():
         total, trainable = count(name)
-        structure, paper = ABOUT[name]
         rows.append({"name": name, "total": total, "trainable": trainable, "structure": structure, "paper": paper})
     return rows
