@@ -22,7 +22,12 @@ _DPI = 150
 
 
 def box_plot(
-    table: pd.DataFrame, path: str | Path, score: str = "dice", by: str = "design", hue: str | None = None
+    table: pd.DataFrame,
+    path: str | Path,
+    score: str = "dice",
+    by: str = "design",
+    hue: str | None = None,
+    label: str | None = None,
 ) -> None:
     """Box plots of a score over slides, one box a value of ``by``, in the table's order of first appearance.
 
@@ -33,6 +38,7 @@ def box_plot(
         table: one row a slide; rows where ``score`` is NaN are left out.
         path: PNG, SVG or PDF.
         hue: a second column; its values stand side by side in colours.
+        label: of the axis of scores; None takes the column's name.
 
     Raises:
         CohortError: a column is missing.
@@ -42,7 +48,7 @@ def box_plot(
     groups = [str(v) for v in table[by].unique()]
     shades = [str(v) for v in table[hue].unique()] if hue else [""]
     width = 0.8 / len(shades)
-    figure, axes = _figure(max(4.0, 1.2 + 0.9 * width * len(groups) * len(shades) / 0.8), 4.2)
+    figure, axes = new_figure(max(4.0, 1.2 + 0.9 * width * len(groups) * len(shades) / 0.8), 4.2)
     palette = _palette(len(shades))
     random = np.random.default_rng(0)  # sideways scatter of the dots: the same picture every time
     for k, shade in enumerate(shades):
@@ -62,12 +68,12 @@ def box_plot(
         if hue:
             axes.plot([], [], "s", color=palette[k], alpha=0.6, label=shade)
     axes.set_xticks(range(len(groups)), groups, rotation=30 if max(map(len, groups)) * len(groups) > 30 else 0)
-    axes.set(xlabel=by, ylabel=score[:1].upper() + score[1:], xlim=(-0.6, len(groups) - 0.4))
+    axes.set(xlabel=by, ylabel=label or score[:1].upper() + score[1:], xlim=(-0.6, len(groups) - 0.4))
     axes.set_ylim(0.0 if table[score].min() < 0.5 else 0.5, 1.02)
     axes.grid(axis="y", alpha=0.3)
     if hue:
         axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusion_plot(
@@ -90,7 +96,7 @@ def confusion_plot(
     """
     columns = list(names if predicted is None else predicted)
     counts, parts = np.asarray(matrix, dtype=np.float64), row_parts(matrix)
-    figure, axes = _figure(3.0 + 0.8 * len(columns), 2.2 + 0.8 * len(names))
+    figure, axes = new_figure(3.0 + 0.8 * len(columns), 2.2 + 0.8 * len(names))
     axes.set_facecolor("lightgrey")
     picture = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*parts.shape):
@@ -100,7 +106,7 @@ def confusion_plot(
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="truth", title=f"{counts.sum():,.0f} {units}")
     figure.colorbar(picture, ax=axes, fraction=0.046, label="part of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def curves_plot(curves: pd.DataFrame, areas: pd.DataFrame, classes: Sequence[ClassSpec], path: str | Path) -> None:
@@ -137,10 +143,11 @@ def curves_plot(curves: pd.DataFrame, areas: pd.DataFrame, classes: Sequence[Cla
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that many inches with one pair of axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -155,6 +162,7 @@ def _palette(count: int) -> list[tuple[float, ...]]:
     return [colormaps["tab10"](k % 10) for k in range(count)]
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a figure, whole or not at all; raises OutputError."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DPI, bbox_inches="tight")
