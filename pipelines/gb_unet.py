@@ -171,7 +171,8 @@ class Run:
         elif name in STACKED:
             for member in MEMBERS:
                 self.make(member)
-            changes = {"architecture": STACKED[name], "members": tuple(str(self.folder(one)) for one in MEMBERS)}
+            members = tuple(str(self.folder(one)) for one in MEMBERS)
+            changes = {"architecture": STACKED[name], "members": members, "weights": None}
             changes["arguments"] = {"joint": self.joint} if name == "GB-U-Net" else {}
         settings = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
         return shrunk(settings) if self.quick else settings

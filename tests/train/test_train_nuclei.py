@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import cv2
 import numpy as np
 import pytest
 import tiny_encoder
-from PIL import Image
+from toy_nuclei import picture, write_folder
 
 from tfseg import models
 from tfseg.data.nuclei import read_nuclei
@@ -38,27 +37,9 @@ SETTINGS = NucleiSettings(
 )  # fmt: skip
 
 
-def picture(seed: int, side: int = 96) -> tuple[np.ndarray, np.ndarray]:
-    """Dark discs on pink that nearly touch."""
-    random = np.random.default_rng(seed)
-    labels, places = np.zeros((side, side), np.int32), np.empty((0, 2))
-    for place in random.integers(8, side - 8, (200, 2)):
-        if (np.hypot(*(places - place).T) >= 20).all():
-            places = np.vstack([places, place])
-            cv2.circle(labels, place.tolist(), 8, len(places), -1)
-    colours = np.where(labels[..., None] > 0, (80, 40, 120), (235, 200, 220))
-    return (colours + random.integers(-15, 15, colours.shape)).clip(0, 255).astype(np.uint8), labels
-
-
 @pytest.fixture(scope="module")
 def items(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nuclei")
-    for part in ("images", "labels"):
-        (folder / part).mkdir()
-    for k, organ in enumerate(("Kidney", "Kidney", "Kidney", "Liver", "Liver")):
-        image, labels = picture(k)
-        Image.fromarray(image).save(folder / "images" / f"{organ}_{k}.png")
-        Image.fromarray(labels.astype(np.uint16)).save(folder / "labels" / f"{organ}_{k}.png")
+    folder = write_folder(tmp_path_factory.mktemp("nuclei"), ("Kidney", "Kidney", "Kidney", "Liver", "Liver"))
     return read_nuclei(folder)
 
 

@@ -1,0 +1,54 @@
+"""Every system of GB U-Net's comparison runs from a folder of images to one table, shrunk to a smoke run."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import tifffile
+from test_pipelines import load
+from toy_nuclei import write_folder
+
+from tfseg.types import CohortError
+
+
+@pytest.fixture(scope="module")
+def gb_unet():
+    return load("gb_unet")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("nuclei"), ("Kidney", "Kidney", "Liver", "Liver", "Breast", "Breast"))
+
+
+def test_every_system_from_images_to_a_table(gb_unet, images, tmp_path, capsys):
+    from tfseg.data.nuclei_split import NucleiSplit
+
+    out, split = tmp_path / "run", NucleiSplit(test_organs=("Breast",))
+    systems = ("Otsu", "Watershed", "Fiji", "GB-U-Net", "U-Net-ensemble", "U-Net-VGG19", gb_unet.SMALL_UNET)
+    gb_unet.main(images, out=out, quick=True, small_weights=None, split=split, systems=systems)
+    scores = pd.read_csv(out / "scores" / "scores.csv")
+    assert list(scores.system.unique()) == list(systems)
+    assert (scores.groupby("system").image.unique().map(list) == [["Breast_4", "Breast_5"]] * len(systems)).all()
+    assert scores[scores.system == "Otsu"].aji.min() > 0.8, "the toy's nuclei are dark"
+    assert (out / "scores" / "curves.png").stat().st_size > 10_000
+    assert "## By organ" in (out / "scores" / "summary.md").read_text(encoding="utf-8")
+    assert tifffile.imread(out / "predictions" / "Otsu" / "Breast_4.tiff").dtype == "uint32"
+    assert (out / "designs" / "GB-U-Net" / "model.onnx").is_file()
+
+    stamps = {file: file.stat().st_mtime_ns for file in out.glob("*/*/model.onnx")}
+    assert len(stamps) == 6, "the three members, the ensemble, GB U-Net and the small U-Net"
+    capsys.readouterr()
+    gb_unet.main(images, out=out, quick=True, small_weights=None, split=split, systems=("Otsu", "GB-U-Net"))
+    assert list(pd.read_csv(out / "scores" / "scores.csv").system.unique()) == ["Otsu", "GB-U-Net"]
+    assert "epoch 1/1" not in capsys.readouterr().out, "finished networks are taken as they are"
+    assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
+
+
+def test_the_papers_systems_are_fifteen(gb_unet):
+    assert len(gb_unet.SYSTEMS) == 15
+
+
+def test_nothing_to_test_on_is_said(gb_unet, images, tmp_path):
+    with pytest.raises(CohortError, match=r"no test image\\. Hold whole organs out"):
+        gb_unet.main(images, out=tmp_path, quick=True, systems=("Otsu",))
