@@ -30,6 +30,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
+import keras
 from tyro.conf import Positional
 
 from tfseg.comparison import run_script
@@ -137,6 +138,7 @@ class Run:
     small_weights: str
     joint: bool
     quick: bool
+    trained: dict[str, Path] = dataclasses.field(default_factory=dict)
 
     def test_images(self, workers: int) -> NucleiStore:
         """The images held out, with the colours of training."""
@@ -150,28 +152,29 @@ class Run:
         """A system, trained where it is not yet."""
         if name in METHODS:
             return NucleiSystem(CLASSICAL[METHODS[name]], f"{METHODS[name]}, {InstanceOptions()}")
-        folder = self.folder(name)
-        settings = self.settings(name)
+        return network_system(export_onnx(self.train(name)).parent)
+
+    def train(self, name: str) -> Path:
+        """The model folder of a network, its members trained before it."""
+        if name in self.trained:
+            return self.trained[name]
+        folder, settings = self.out / "designs" / name, self.settings(name)
         if name == "U-Net-ensemble":
             assemble_nuclei(self.items, folder, settings)
         else:
             train_nuclei(self.items, folder, settings)
-        return network_system(export_onnx(folder).parent)
-
-    def folder(self, name: str) -> Path:
-        return self.out / "designs" / name
+        keras.utils.clear_session()  # the graphs of all networks would fill the memory
+        return self.trained.setdefault(name, folder)
 
     def settings(self, name: str) -> NucleiSettings:
-        """How a network is trained; its members are trained first."""
+        """How a network is trained; its members are, now."""
         changes: dict[str, object] = {"arguments": {"encoder": UNETS.get(name, "")}}
         base = self.training
         if name == SMALL_UNET:
             same = {"split": base.split, "normalisation": base.normalisation}
             base, changes = SMALL, {"weights": self.small_weights, **same}
         elif name in STACKED:
-            for member in MEMBERS:
-                self.make(member)
-            members = tuple(str(self.folder(one)) for one in MEMBERS)
+            members = tuple(str(self.train(one)) for one in MEMBERS)
             changes = {"architecture": STACKED[name], "members": members, "weights": None}
             changes["arguments"] = {"joint": self.joint} if name == "GB-U-Net" else {}
         settings = dataclasses.replace(base, **changes)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 import tifffile
@@ -76,7 +75,6 @@ def compare_nuclei(
         if _predict(test, make(), out / "predictions" / name, name):
             seconds[name] = round(time.perf_counter() - start, 1)
             write_json(file, seconds)
-        keras.utils.clear_session()  # the graphs of all systems would fill the memory
 
     def scored() -> Iterator[tuple[dict[str, object], NDArray, NDArray]]:
         for name in systems:
