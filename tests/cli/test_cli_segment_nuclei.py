@@ -44,7 +44,7 @@ def test_options(tfseg, network, picture, tmp_path):
     assert f"{len(DISCS)} nuclei, 1026 per mm²" in found.out and "assumed" not in found.out
     told = json.loads((tmp_path / "out/ihc/summary.json").read_text())
     assert told["settings"]["nuclei"] == {"stains": "dab", "overlap_px": 40}
-    assert told["grid"]["stride_px"] == 64 and told["settings"]["dense"]["threshold"] == 0.6
+    assert told["grid"]["stride_px"] == 64 and told["settings"]["instances"]["threshold"] == 0.6
     assert "DAB: Mean" in read_geojson(tmp_path / "out/ihc/nuclei.geojson")[0].measurements
 
 

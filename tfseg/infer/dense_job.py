@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,7 @@ class DenseJob(Job):
         if options.outputs.probability:
             class_files(model.classes)  # names that collide are an error now, not after hours
         options = replace(options, dense=options.dense.filled(border="zero"))
-        settings = {"dense": asdict(options.dense), **model.settings}
-        super().__init__(source, model.identity, out, options, name, settings)
+        super().__init__(source, model.identity, out, options, name, model.settings(options.dense))
 
     def _analysed(self, progress: ProgressCallback) -> DenseSegmentation:
         progress("tissue", 0, 0)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tfseg.infer.dense_options import DenseOptions
 from tfseg.infer.predictors import KERAS_FILE, ONNX_FILE, Engine, Predictor, load_predictor
 from tfseg.infer.slide import Heatmap, check_classifier, heatmap_to_field
 from tfseg.infer.windows import check_dense
@@ -95,10 +96,9 @@ class DenseModel:
         """Changes with the network."""
         return self.network.identity
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What else decides about the results, for the summary."""
-        return {}
+    def settings(self, options: DenseOptions) -> dict[str, Any]:
+        """What decides about the results, for the summary."""
+        return {"dense": asdict(options)}
 
 
 def is_dense(folder: str | Path) -> bool:

@@ -67,10 +67,9 @@ class NucleiModel(DenseModel):
         nuclei_options(self.network.spec, str(self.folder or ""))
         self.how.check()
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What else decides about the results, for the summary."""
-        return {"nuclei": asdict(self.how), "instances": asdict(nuclei_options(self.network.spec))}
+    def settings(self, options: DenseOptions) -> dict[str, Any]:
+        """What decides about the results, for the summary."""
+        return {**super().settings(options), "nuclei": asdict(self.how), "instances": asdict(self.instances(options))}
 
     def instances(self, options: DenseOptions) -> InstanceOptions:
         """How the output becomes instances: the network's own way, with another threshold where one is given."""
