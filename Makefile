@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 install: .venv/.installed
 
-.venv/.installed: requirements.txt setup.cfg
+.venv/.installed: requirements.txt setup.cfg setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 13) and \
 	    f"tfseg needs Python 3.10-3.13, {sys.executable} is {v[0]}.{v[1]}. Try: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -270,3 +271,14 @@ def test_from_a_dense_run_to_detections(tmp_path):
 
 def test_default_stains_are_haematoxylin_and_eosin():
     assert list(DetectionOptions().stains) == list(HE_STAINS) == ["Hematoxylin", "Eosin"]
+
+
+def test_scores_are_measurements(tmp_path):
+    labels = nuclei()
+    slide, pixels = open_slide([np.full((70, 90, 3), 255, np.uint8)], mpp=0.25), PixelGrid(0.0, 0.0, 1.0, 1.0, 90, 70)
+    scored = [dataclasses.replace(tile, scores={2: 0.875}) for tile in tiles(labels)]
+    seen = []
+    write_nuclei(tmp_path, slide, pixels, GRID, scored, seen=seen.append)
+    features = read_geojson(tmp_path / "nuclei.geojson")
+    assert sorted(feature.measurements.get("Score", 0) for feature in features) == [0] * 5 + [0.875]
+    assert [one.id for one in seen] == [1, 2, 3, 4, 5, 6]

@@ -256,3 +256,21 @@ def test_cores_fill_the_picture_and_lie_in_their_tiles(grid):
         assert top == core[0] and left == core[1] and core[2] <= bottom and core[3] <= right
         count[core[0] : core[2], core[1] : core[3]] += 1
     assert (count == 1).all()
+
+
+def test_scores_stay_with_their_nuclei():
+    """Each tile has numbers and scores of its own; a nucleus that two tiles see has the score of its owner."""
+    labels = np.zeros((20, 50), int)
+    labels[2:6, 3:8], labels[10:14, 24:28], labels[3:7, 40:46] = 1, 2, 3
+    grid = TileGrid(20, 50, tile_px=30, overlap_px=10)
+    tiles = iter([{7: 0.75, 9: 0.5}, {8: 0.125, 4: 0.25}])
+    names = iter([[0, 7, 9, 5], [0, 3, 4, 8]])
+
+    def label(part):
+        return np.array(next(names))[part], next(tiles)
+
+    read = labels.__getitem__
+    found = stitch(
+        grid, label_tiles(grid, lambda t, le, h, w: read(np.s_[t : t + h, le : le + w]), label, context_px=0)
+    )
+    assert [(one.left, one.score) for one in found] == [(3, 0.75), (24, 0.5), (40, 0.125)]

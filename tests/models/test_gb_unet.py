@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import keras
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ class TestTakenMembers:
         specs = take_members(ensemble, folders)
         assert [spec.arguments["encoder"] for spec in specs] == list(ENCODERS)
         maps = [np.asarray(member(picture())["segmentation"]) for member in member_models]
-        assert min(np.abs(a - b).max() for a, b in zip(maps, maps[1:], strict=False)) > 0.01
+        assert min(np.abs(a - b).max() for a, b in pairwise(maps)) > 0.01
         found = np.asarray(ensemble(picture())["segmentation"])
         np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=1e-6)
 
@@ -135,9 +137,9 @@ def test_stage_one_learns_only_jointly_also_when_loaded(joint, tmp_path):
 
 def test_first_weights_are_one_an_encoder():
     given = {"size_px": 32, "encoders": (tiny_encoder.NAME,) * 2, "widths": NARROW}
-    with pytest.raises(ModelError, match="weights must be one for each of 2 encoders. Received: 3"):
+    with pytest.raises(ModelError, match=r"weights must be one for each of 2 encoders\. Received: 3"):
         unet_ensemble(**given, weights=(None, None, None))
-    with pytest.raises(ModelError, match="b.weights.h5: no such file of weights"):
+    with pytest.raises(ModelError, match=r"b\.weights\.h5: no such file of weights"):
         unet_ensemble(**given, weights=(None, "b.weights.h5"))
 
 
@@ -149,7 +151,7 @@ def test_encoders_are_a_sequence(builder, encoders):
 
 
 def test_stage_two_by_hand():
-    """At the paper's settings: convolutions with bias, 4 or 2 a batch-norm channel, head; 3 maps of 2 classes and RGB."""
+    """At the paper's settings: convolutions with bias, 4 or 2 a batch-norm channel, head; 3 maps of 2 classes, RGB."""
     down = (*WIDTHS[::-1], 2 * WIDTHS[0])
     convolutions = list(zip((9, *down), down, strict=False)) + [(width, width) for width in down]
     for below, width in zip((down[-1], *WIDTHS), WIDTHS, strict=False):

@@ -135,3 +135,22 @@ def test_files_without_pixel_size(tmp_path):
             open_slide(tmp_path / name)
         slide = open_slide(tmp_path / name, mpp=0.5)
         assert (slide.mpp, slide.mpp_source) == (0.5, "given (--mpp)")
+
+
+def test_what_is_assumed_comes_last_and_is_recorded():
+    assert find_mpp({}, "a.png", assumed=0.25) == (0.25, "assumed")
+    assert find_mpp(resolution(72, "inch"), "a.png", assumed=0.25) == (0.25, "assumed")
+    assert find_mpp({"aperio.MPP": "0.5"}, "a.png", assumed=0.25) == (0.5, "aperio.MPP")
+    assert find_mpp({}, "a.png", given=0.4, assumed=0.25)[0] == 0.4
+    with pytest.raises(MppError, match="not square"):
+        find_mpp({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"}, "a.svs", assumed=0.25)
+
+
+def test_of_a_slide_nothing_is_assumed(tmp_path):
+    """A plain picture is taken at the assumed size, a tiled TIFF, which OpenSlide reads, is an error."""
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    assert open_slide(tmp_path / "a.png", assumed=0.25).mpp_source == "assumed"
+    assert open_slide(tmp_path / "a.png", mpp=0.3, assumed=0.25).mpp == 0.3
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, tile=(16, 16), photometric="rgb")
+    with pytest.raises(MppError, match="does not say its pixel size"):
+        open_slide(tmp_path / "a.tif", assumed=0.25)

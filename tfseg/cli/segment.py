@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
-from tfseg.infer.cascade import SegmentOptions, segment_slides
+from tfseg.infer.cascade import SegmentOptions, segment_nuclei, segment_slides
+from tfseg.infer.nuclei_model import NucleiSettings
+from tfseg.slides.mpp import ASSUMED
 from tfseg.types import TfsegError
+
+NUCLEI_OUT = Path("nuclei")
 
 
 def segment(
     slides: Positional[tuple[Path, ...]],
     /,
-    model: Path,
-    out: Path,
+    model: Path | None = None,
+    out: Path | None = None,
+    nuclei: Annotated[bool, FlagCreatePairsOff] = False,
     options: OmitArgPrefixes[SegmentOptions] = SegmentOptions(progress=True),  # noqa: B008
+    how: OmitArgPrefixes[NucleiSettings] = NucleiSettings(),  # noqa: B008
 ) -> int:
     """Segments whole slides: mask (and heatmap) as pyramidal TIFF, polygons for QuPath, overlay, areas, summary.
+
+    With --nuclei it finds nuclei on slides and pictures: detections for QuPath with measurements, a pyramidal TIFF of
+    their numbers, overlay, summary. A plain picture that does not say its pixel size is taken at the network's, and
+    you are told so; a slide that does not is an error until you give --mpp.
 
     The model is a cascade, a patch classifier, a network on whole slides, or a dense network, which labels every
     pixel window by window.
@@ -29,22 +39,56 @@ def segment(
 
     Args:
         slides: slides or pictures.
-        model: folder that `tfseg train` wrote.
-        out: gets a folder a slide.
+        model: folder that `tfseg train` wrote; with --nuclei, none takes the network that comes with tfseg.
+        out: gets a folder a slide; with --nuclei, none takes ./nuclei.
+        nuclei: find nuclei in place of regions.
         options: how. --stride-px, --border, --tissue, --saturation, --min-tissue, --background, --threshold,
-            --thresholds and --below are for dense networks alone; with another model they are an error.
+            --thresholds and --below are for dense networks alone; with another model they are an error. So are, with
+            --nuclei, --background, --thresholds, --below and all of a mask.
+        how: of nuclei; without --nuclei an error.
     """
     if not slides:
         raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
-    report = segment_slides(slides, model, out, options)
+    if nuclei:
+        out = out or NUCLEI_OUT
+        report = segment_nuclei(slides, model, out, options, how)
+    else:
+        model, out = _needed(model, out, how)
+        report = segment_slides(slides, model, out, options)
     for name, summary in report.summaries.items():
-        areas = _areas(summary["areas_mm2"])
+        found = _nuclei(summary) if nuclei else _areas(summary["areas_mm2"])
         seconds = f"{summary['seconds']['total']:.1f} s"
-        how = "finished before, left as it is (--force does it again)" if name in report.skipped else seconds
-        print(f"{out / name}: {areas}; {how}")
+        when = "finished before, left as it is (--force does it again)" if name in report.skipped else seconds
+        print(f"{out / name}: {found}; {when}")
     for name, reason in report.failures.items():
         print(f"tfseg segment: {name}: {reason}", file=sys.stderr)
     return 1 if report.failures else 0
+
+
+def _needed(model: Path | None, out: Path | None, how: NucleiSettings) -> tuple[Path, Path]:
+    """Model and output folder of a segmentation of regions.
+
+    Raises:
+        TfsegError: one is missing, or there are options of nuclei.
+    """
+    changed = ", ".join(f"--{name.replace('_', '-')}" for name in how.changed())
+    if changed:
+        raise TfsegError(f"{changed}: of nuclei alone; add --nuclei, or leave it out.")
+    if model is None or out is None:
+        missing = " and ".join(name for name, given in (("--model", model), ("--out", out)) if given is None)
+        raise TfsegError(f"{missing} is missing: only --nuclei has a network and a folder of its own. See --help.")
+    return model, out
+
+
+def _nuclei(summary: dict[str, Any]) -> str:
+    """Number, density and size of a summary's nuclei in a line."""
+    parts = [f"{summary['nuclei']} nuclei"]
+    if summary["nuclei_per_mm2"] is not None:
+        parts.append(f"{summary['nuclei_per_mm2']:.0f} per mm²")
+    if summary["median_area_um2"] is not None:
+        assumed = ", pixel size assumed" if summary["slide"]["mpp_source"] == ASSUMED else ""
+        parts.append(f"median {summary['median_area_um2']:.1f} µm²{assumed}")
+    return ", ".join(parts)
 
 
 def _areas(found: dict[str, Any]) -> str:

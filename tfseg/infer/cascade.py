@@ -1,4 +1,4 @@
-"""Whole slides through a cascade or a dense network, one after the other: files, resuming, and what went wrong."""
+"""Slides through a cascade, a dense network or one of nuclei, one by one: files, resuming, and what went wrong."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tfseg.infer.cascade_job import CascadeJob
 from tfseg.infer.dense_job import DenseJob
 from tfseg.infer.job import Job, SegmentOptions, make_folder
 from tfseg.infer.networks import Cascade, DenseModel, load_model
+from tfseg.infer.nuclei_job import NucleiJob
+from tfseg.infer.nuclei_model import NucleiModel, NucleiSettings, check_options, load_nuclei_model
 from tfseg.slides.base import Slide
 from tfseg.types import ModelError, OutputError, TfsegError
 
@@ -118,6 +120,35 @@ def segment_slides(
     return report
 
 
+def segment_nuclei(
+    sources: Sequence[str | Path | Slide],
+    model: str | Path | NucleiModel | None,
+    out: str | Path,
+    options: SegmentOptions | None = None,
+    how: NucleiSettings | None = None,
+) -> SegmentReport:
+    """Finds the nuclei of slides and pictures, as :func:`segment_slides` segments slides.
+
+    Args:
+        sources: slides; or plain TIFF, PNG or JPEG, which are taken at the network's µm/px where they say none and
+            ``options.mpp`` is None (with a warning; "mpp_source" is "assumed").
+        model: folder of a network of nuclei, or as loaded; None takes the one that comes with tfseg.
+        out: gets a folder each; see :mod:`tfseg.infer.nuclei_job`.
+        options: how; a stride of None is half a tile, a border of None "reflect", a threshold of 0 the network's own.
+            Options for masks of classes are an error.
+        how: stains and tiles; None takes the defaults. Of a loaded model, its own.
+
+    Raises:
+        ModelError: the model cannot be loaded, is none of nuclei, or options are not for nuclei.
+        OutputError: ``out`` cannot be made, or two sources have the same name.
+    """
+    options = options or SegmentOptions()
+    check_options(options.dense, options.outputs)
+    if not isinstance(model, NucleiModel):
+        model = load_nuclei_model(model, how, options.engine, options.threads)
+    return segment_slides(sources, model, out, options)
+
+
 def _collect(writing: tuple[str, Future[dict[str, Any]]] | None, report: SegmentReport) -> None:
     if writing is not None:
         name, future = writing
@@ -149,6 +180,8 @@ def _loaded(model: str | Path | Model, options: SegmentOptions) -> Model:
 
 
 def _job(source: str | Path | Slide, model: Model, out: Path, options: SegmentOptions, name: str | None) -> Job:
+    if isinstance(model, NucleiModel):
+        return NucleiJob(source, model, out, options, name)
     if isinstance(model, DenseModel):
         return DenseJob(source, model, out, options, name)
     return CascadeJob(source, model, out, options, name)

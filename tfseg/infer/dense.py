@@ -99,7 +99,7 @@ def segment_dense(
         SlideError: no tissue, or unreadable.
         OutputError: the store cannot be written.
     """
-    options = options or DenseOptions()
+    options = (options or DenseOptions()).filled(border="zero")
     options.check()
     grid = dense_grid(slide, spec, options.stride_px)
     rule = Rule.of(spec.classes, options)
@@ -134,7 +134,7 @@ def _fill(
     report("segment", resumed, total)
     if done < grid.pixels.height_px:
         blend = Blend(grid, len(spec.classes))
-        rows = predicted_rows(slide, predict, spec, grid, wanted, first, options.border, streaming)
+        rows = predicted_rows(slide, predict, spec, grid, wanted, first, options.border or "zero", streaming)
         counted = resumed
         with contextlib.closing(rows):
             for row, windows in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class DenseJob(Job):
     """Segments one slide by a dense network."""
 
     state_suffix = ".dense"
+    keeps_probabilities = False
+    """Whether they are kept although they are not written."""
 
     def __init__(
         self, source: str | Path | Slide, model: DenseModel, out: Path, options: SegmentOptions, name: str | None
@@ -31,7 +33,8 @@ class DenseJob(Job):
         self._result: DenseResult | None = None
         if options.outputs.probability:
             class_files(model.classes)  # names that collide are an error now, not after hours
-        super().__init__(source, model.identity, out, options, name, {"dense": asdict(options.dense)})
+        options = replace(options, dense=options.dense.filled(border="zero"))
+        super().__init__(source, model.identity, out, options, name, model.settings(options.dense))
 
     def _analysed(self, progress: ProgressCallback) -> DenseSegmentation:
         progress("tissue", 0, 0)
@@ -55,7 +58,7 @@ class DenseJob(Job):
             network.spec,
             options.dense,
             tissue=tissue if options.dense.tissue != "none" else None,
-            probabilities=options.outputs.probability,
+            probabilities=self.keeps_probabilities or options.outputs.probability,
             open_store=opened,
             streaming=options.streaming,
             progress=progress,

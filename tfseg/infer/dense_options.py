@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ class DenseOptions:
     Attributes:
         stride_px: output pixels between windows; fewer than the network's output make neighbours overlap, and they are
             blended. None takes the network's own, without overlap as a rule.
-        border: what lies beyond the slide's edges: "zero" (black, as in DMMN), "white" or "reflect".
+        border: what lies beyond the slide's edges: "zero" (black, as in DMMN), "white" or "reflect". None takes zero,
+            of nuclei reflect.
         tissue: skip windows without tissue: "saturation" finds it as the cascades do, "otsu" by Otsu's threshold;
             "none" skips nothing.
         saturation: 0..255, pixels of more are tissue (not with "otsu"); lower it for faint stains.
@@ -33,7 +34,7 @@ class DenseOptions:
     """
 
     stride_px: int | None = None
-    border: Border = "zero"
+    border: Border | None = None
     tissue: Literal["none", "saturation", "otsu"] = "none"
     saturation: int = 20
     min_tissue: float = 0.0
@@ -41,6 +42,10 @@ class DenseOptions:
     threshold: float = 0.0
     thresholds: dict[str, float] = field(default_factory=dict)
     below: Literal["background", "ignore"] = "background"
+
+    def filled(self, border: Border, stride_px: int | None = None) -> DenseOptions:
+        """The same with these values where it has None."""
+        return replace(self, border=self.border or border, stride_px=self.stride_px or stride_px)
 
     def changed(self) -> list[str]:
         """Names of the options that are not the defaults."""

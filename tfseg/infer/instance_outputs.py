@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,8 @@ from tfseg.slides.tiff_writer import write_pyramid
 from tfseg.types import ClassSpec, ModelError, Window
 
 DETECTIONS, DETECTIONS_GZ, LABELS = "nuclei.geojson", "nuclei.geojson.gz", "nuclei.tiff"
-PERIMETER, ECCENTRICITY = "Perimeter µm", "Eccentricity"
+NUCLEI_OUTPUTS = (DETECTIONS, DETECTIONS_GZ, LABELS)
+PERIMETER, ECCENTRICITY, SCORE = "Perimeter µm", "Eccentricity", "Score"
 
 NUCLEUS = ClassSpec("Nucleus", (40, 160, 60))
 
@@ -69,6 +70,7 @@ def write_nuclei(
     grid: TileGrid,
     tiles: Iterable[Tile],
     options: DetectionOptions | None = None,
+    seen: Callable[[Instance], None] | None = None,
 ) -> dict[str, Any]:
     """Writes ``nuclei.geojson`` and ``nuclei.tiff``, each whole or not at all.
 
@@ -79,6 +81,7 @@ def write_nuclei(
         grid: where the tiles lie on those pixels.
         tiles: see :func:`tfseg.infer.instance_stitch.stitch`; consumed once.
         options: what of it.
+        seen: called with every nucleus as it is found.
 
     Returns:
         For the summary: "outputs" (file names), "nuclei" (how many), "nuclei_cut" (pieces among them of what no tile
@@ -98,6 +101,8 @@ def write_nuclei(
         for instance in instances:
             if not instance.whole:
                 next(pieces)
+            if seen is not None:
+                seen(instance)
             yield instance
 
     detections = folder / (DETECTIONS_GZ if options.compress else DETECTIONS)
@@ -122,8 +127,9 @@ def nuclei_features(
     """QuPath detections: outlines along pixel edges, in level-0 pixels, with measurements.
 
     Measured: "Perimeter µm" (``skimage.measure.perimeter``: through the centres of the outermost pixels) and
-    "Eccentricity" (:func:`eccentricity`); where instances carry an image "<stain>: Mean", the mean optical density
-    −log₁₀(I / 255) of each stain over the nucleus. "Area µm^2" is added by :func:`tfseg.slides.geojson.write_geojson`.
+    "Eccentricity" (:func:`eccentricity`); "Score" where instances have one; where they carry an image
+    "<stain>: Mean", the mean optical density −log₁₀(I / 255) of each stain over the nucleus. "Area µm^2" is added by
+    :func:`tfseg.slides.geojson.write_geojson`.
 
     Args:
         instances: in pixels of ``pixels``; 256 at a time are held.
@@ -184,6 +190,8 @@ def _measurements(
 ) -> dict[str, float]:
     around = float(perimeter(instance.mask)) * mpp
     values = {PERIMETER: round(around, 3), ECCENTRICITY: round(eccentricity(instance.mask), 4)}
+    if instance.score is not None:
+        values[SCORE] = round(float(instance.score), 4)
     if instance.image is not None and stains:
         density = -np.log10(np.maximum(instance.image[instance.mask], 1) / 255)
         means = density.mean(axis=0) @ unmix

@@ -18,7 +18,7 @@ tiles never change again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ from tfseg.types import ModelError
 
 Read = Callable[[int, int, int, int], NDArray]
 """From (top, left, height, width) to those pixels of a picture, (height, width[, C])."""
+Label = Callable[[NDArray], "ArrayLike | tuple[ArrayLike, Mapping[int, float]]"]
+"""From pixels (h, w[, C]) to labels (h, w), integers, 0 background; or to these and a score a label."""
 TakeRows = Callable[[NDArray[np.uint32]], None]
 """Takes the next finished rows of the label picture, uint32 (rows, W); they are overwritten afterwards."""
 
@@ -101,10 +103,12 @@ class Tile:
     Attributes:
         labels: integers (h, w), 0 background; any numbers, they mean nothing in other tiles.
         image: uint8 RGB (h, w, 3) of the same pixels, for measurements; or None.
+        scores: label → how certain the instance is, 0..1; None where nobody says.
     """
 
     labels: ArrayLike
     image: NDArray[np.uint8] | None = None
+    scores: Mapping[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Instance:
         mask: bool (h, w), its pixels in the bounding box.
         image: uint8 RGB (h, w, 3), the bounding box in the tile's image; None where the tile had none.
         whole: False for the piece of an instance that no tile saw whole.
+        score: as its tile says, 0..1; None where it says none.
     """
 
     id: int
@@ -125,6 +130,7 @@ class Instance:
     mask: NDArray[np.bool_]
     image: NDArray[np.uint8] | None = None
     whole: bool = True
+    score: float | None = None
 
 
 def stitch(grid: TileGrid, tiles: Iterable[Tile], rows: TakeRows | None = None) -> Iterator[Instance]:
@@ -178,7 +184,7 @@ def _new_in(
             f"tile of row {row}, column {column}: expected integer labels {(bottom - top, right - left)}. Received: "
             f"{labels.dtype} {labels.shape}."
         )
-    labels = number(labels)
+    given, labels = labels, number(labels)
     inner = (top > 0, left > 0, bottom < grid.height_px, right < grid.width_px)
     taken = canvas[: bottom - top, left:right]
     core_top, core_left, core_bottom, core_right = grid.core(row, column)
@@ -202,7 +208,8 @@ def _new_in(
         found += 1
         taken[place][mask] = found
         image = None if tile.image is None else tile.image[place]
-        yield Instance(found, top + y, left + x, mask, image, fits)
+        score = None if tile.scores is None else tile.scores.get(int(given[place][mask][0]))
+        yield Instance(found, top + y, left + x, mask, image, fits, score)
 
 
 def _touches(box: tuple[slice, slice], shape: tuple[int, int], inner: tuple[bool, bool, bool, bool]) -> bool:
@@ -232,21 +239,25 @@ def _trimmed(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], NDArray[np.bool_
 
 def label_tiles(
     grid: TileGrid,
-    probabilities: Read,
-    label: Callable[[NDArray], ArrayLike],
+    read: Read,
+    label: Label,
     *,
     context_px: int = 64,
     image: Read | None = None,
 ) -> Iterator[Tile]:
-    """Labels a picture of probabilities tile by tile, for :func:`stitch`.
+    """Labels a picture tile by tile, for :func:`stitch`.
+
+    What ``read`` gives and ``label`` takes is left to the two: probabilities of a dense network, or the picture itself
+    for a network that finds instances in it.
 
     A tile is labelled together with ``context_px`` more pixels on every side, so that where a nucleus is split depends
     little on where the tile ends, and neighbours agree. Make it about as large as a nucleus.
 
     Args:
         grid: where the tiles lie.
-        probabilities: reads them, as :class:`StoredProbabilities` does.
-        label: from probabilities (h, w[, C]) to labels (h, w), such as :func:`tfseg.infer.instances.label_instances`.
+        read: such as :class:`tfseg.infer.instance_outputs.StoredProbabilities`, or what
+            :func:`tfseg.infer.instance_outputs.slide_image` returns.
+        label: of what was read, such as :func:`tfseg.infer.instances.label_instances`, or also its scores.
         context_px: more pixels on every side that are labelled and then cut off.
         image: reads the tile's RGB, uint8 (h, w, 3), at the picture's pixels; None leaves images out.
     """
@@ -254,6 +265,7 @@ def label_tiles(
         top, left, bottom, right = grid.box(row, column)
         y, x = max(0, top - context_px), max(0, left - context_px)
         height, width = min(grid.height_px, bottom + context_px) - y, min(grid.width_px, right + context_px) - x
-        labels = np.asarray(label(probabilities(y, x, height, width)))
-        pixels = None if image is None else image(top, left, bottom - top, right - left)
-        yield Tile(labels[top - y : bottom - y, left - x : right - x], pixels)
+        found = label(read(y, x, height, width))
+        given, scores = found if isinstance(found, tuple) else (found, None)
+        labels = np.asarray(given)[top - y : bottom - y, left - x : right - x]
+        yield Tile(labels, None if image is None else image(top, left, bottom - top, right - left), scores)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tfseg.files import write_json
 from tfseg.infer.dense import DenseOptions
+from tfseg.infer.instance_outputs import NUCLEI_OUTPUTS
 from tfseg.infer.outputs import OUTPUTS, SUMMARY, OutputOptions, write_outputs
 from tfseg.infer.predictors import Engine
 from tfseg.infer.progress import progress_bar
@@ -73,8 +74,8 @@ class Job(ABC):
         settings: dict[str, Any],
     ) -> None:
         """``settings``: what decides about the result besides slide file, model and ``options.outputs``."""
-        self._slide = open_slide(source, options.mpp)
         self._options = options
+        self._slide = self._opened(source)
         self._name = name or self._slide.name
         self._folder = out / self._name
         self._state = out / STATE_FOLDER / f"{self._name}{self.state_suffix}"
@@ -101,7 +102,7 @@ class Job(ABC):
         assert self._segmentation is not None
         make_folder(self._folder)
         self._clear()
-        written = self._timed("outputs", write_outputs, self._folder, self._segmentation, self._options.outputs)
+        written = self._timed("outputs", self._written, self._segmentation)
         self._seconds["total"] = time.perf_counter() - self._begun
         summary = self._summary(written)
         write_json(self._folder / SUMMARY, summary)
@@ -112,6 +113,9 @@ class Job(ABC):
         self._segmentation = None
         return summary
 
+    def _opened(self, source: str | Path | Slide) -> Slide:
+        return open_slide(source, self._options.mpp)
+
     @abstractmethod
     def _analysed(self, progress: ProgressCallback) -> Segmentation:
         """The slide segmented."""
@@ -119,6 +123,10 @@ class Job(ABC):
     @abstractmethod
     def _described(self) -> dict[str, Any]:
         """What the summary says of "model" and "grid"."""
+
+    def _written(self, segmentation: Segmentation) -> dict[str, Any]:
+        """Writes everything but the summary; returns what the summary says of it, its "outputs" among it."""
+        return write_outputs(self._folder, segmentation, self._options.outputs)
 
     def _release(self) -> None:
         """Lets go of the state's file."""
@@ -128,7 +136,7 @@ class Job(ABC):
         """Takes away what an earlier run left, and first of all its summary: from here on the slide is not finished."""
         try:
             (self._folder / SUMMARY).unlink(missing_ok=True)
-            left = [path for pattern in OUTPUTS for path in self._folder.glob(pattern)]
+            left = [path for pattern in (*OUTPUTS, *NUCLEI_OUTPUTS) for path in self._folder.glob(pattern)]
             left += self._folder.glob(".partial-*")
             left += self._state.parent.glob(f".partial-*-{self._state.name}")
             for path in left:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tfseg.infer.dense_options import DenseOptions
 from tfseg.infer.predictors import KERAS_FILE, ONNX_FILE, Engine, Predictor, load_predictor
 from tfseg.infer.slide import Heatmap, check_classifier, heatmap_to_field
 from tfseg.infer.windows import check_dense
@@ -95,6 +96,10 @@ class DenseModel:
         """Changes with the network."""
         return self.network.identity
 
+    def settings(self, options: DenseOptions) -> dict[str, Any]:
+        """What decides about the results, for the summary."""
+        return {"dense": asdict(options)}
+
 
 def is_dense(folder: str | Path) -> bool:
     """Whether a model folder holds a dense network. Raises ModelError where it holds no model."""
@@ -110,7 +115,7 @@ def load_model(folder: str | Path, engine: Engine = "onnxruntime", threads: int 
     """
     folder = Path(folder)
     if is_dense(folder):
-        return DenseModel(_load_network(folder, engine, threads), folder)
+        return DenseModel(load_network(folder, engine, threads), folder)
     return load_cascade(folder, engine, threads)
 
 
@@ -124,12 +129,13 @@ def load_cascade(folder: str | Path, engine: Engine = "onnxruntime", threads: in
     spec = CascadeSpec.load(folder)
 
     def network(part: str | None) -> Network | None:
-        return None if part is None else _load_network(folder / part, engine, threads)
+        return None if part is None else load_network(folder / part, engine, threads)
 
     return Cascade(spec, network(spec.classifier), network(spec.refinement), folder)
 
 
-def _load_network(folder: Path, engine: Engine, threads: int | None) -> Network:
+def load_network(folder: Path, engine: Engine = "onnxruntime", threads: int | None = None) -> Network:
+    """The network of a model folder. Raises ModelError."""
     predict, spec = load_predictor(folder, engine, threads)
     file = folder / (ONNX_FILE if engine == "onnxruntime" else KERAS_FILE)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())

@@ -35,6 +35,7 @@ from tfseg.slides.base import Slide
 from tfseg.slides.geojson import PolygonFeature, write_geojson
 from tfseg.slides.rasterise import PixelGrid
 from tfseg.slides.tiff_writer import TileSource, write_pyramid
+from tfseg.slides.tissue import TissueMask
 from tfseg.types import OutputError
 
 MASK = "mask.tiff"
@@ -147,14 +148,18 @@ class Tally:
 
     def areas_mm2(self, segmentation: Segmentation) -> dict[str, Any]:
         """Of the slide, its tissue (where it was looked for) and each class; see ``Segmentation.classes_apart``."""
-        slide, tissue = segmentation.slide, segmentation.tissue
-        areas = {"slide": slide.size[0] * slide.size[1] * slide.mpp**2 / 1e6}
-        if tissue is not None:
-            areas["tissue"] = areas["slide"] * tissue.fraction((0.0, 0.0, float(slide.size[0]), float(slide.size[1])))
-        areas = {what: round(area, 6) for what, area in areas.items()}
+        areas = slide_areas_mm2(segmentation.slide, segmentation.tissue)
         names = [spec.name for spec in segmentation.classes]
         classes = {name: round(float(self._counts[i] * self._pixel_mm2), 6) for i, name in enumerate(names)}
         return {**areas, "classes": classes} if segmentation.classes_apart else {**areas, **classes}
+
+
+def slide_areas_mm2(slide: Slide, tissue: TissueMask | None) -> dict[str, float]:
+    """Areas of the "slide" and of its "tissue" (where it was looked for)."""
+    areas = {"slide": slide.size[0] * slide.size[1] * slide.mpp**2 / 1e6}
+    if tissue is not None:
+        areas["tissue"] = areas["slide"] * tissue.fraction((0.0, 0.0, float(slide.size[0]), float(slide.size[1])))
+    return {what: round(area, 6) for what, area in areas.items()}
 
 
 def render(source: TileSource) -> NDArray[np.uint8]:

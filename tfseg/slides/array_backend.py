@@ -55,12 +55,13 @@ class ArraySlide(Slide):
 class ImageSlide(Slide):
     """A plain TIFF, PNG or JPEG; decoded when first read and shared by all threads, or mapped from disk."""
 
-    def __init__(self, path: Path, size: tuple[int, int], properties: dict[str, str], mpp: float | None) -> None:
+    def __init__(
+        self, path: Path, size: tuple[int, int], mpp: tuple[float, str], objective_power: float | None = None
+    ) -> None:
+        """``mpp`` is (value, source)."""
         stat = path.stat()
         self._key = (str(path), stat.st_mtime_ns, stat.st_size)
-        super().__init__(
-            path, path.stem, make_levels([size]), find_mpp(properties, str(path), mpp), find_objective_power(properties)
-        )
+        super().__init__(path, path.stem, make_levels([size]), mpp, objective_power)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         assert self.path is not None
@@ -97,8 +98,8 @@ class _Pictures:
 _pictures = _Pictures()
 
 
-def open_file(path: Path, mpp: float | None) -> ImageSlide:
-    """A plain TIFF, PNG or JPEG. Raises SlideError or MppError."""
+def open_file(path: Path, mpp: float | None, assumed: float | None = None) -> ImageSlide:
+    """A plain TIFF, PNG or JPEG; ``assumed`` is the mpp of one that tells none. Raises SlideError or MppError."""
     path = Path(os.path.abspath(path))
     kind = _kind(path)
     size: tuple[int, int]
@@ -118,7 +119,8 @@ def open_file(path: Path, mpp: float | None) -> ImageSlide:
         raise _damaged(path, error) from error
     if not mappable:
         _check_memory(path, size)
-    return ImageSlide(path, size, properties, mpp)
+    found = find_mpp(properties, str(path), mpp, assumed)
+    return ImageSlide(path, size, found, find_objective_power(properties))
 
 
 def _kind(path: Path) -> str:

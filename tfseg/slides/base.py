@@ -229,13 +229,17 @@ def _pieces(axis: Axis) -> list[tuple[int, int]]:
     return [(first, min(count, axis.count - first)) for first in range(0, axis.count, count)]
 
 
-def open_slide(source: str | Path | Slide | Sequence[NDArray[np.uint8]], mpp: float | None = None) -> Slide:
+def open_slide(
+    source: str | Path | Slide | Sequence[NDArray[np.uint8]], mpp: float | None = None, assumed: float | None = None
+) -> Slide:
     """Opens a slide file, or wraps arrays.
 
     Args:
         source: a file that OpenSlide reads; a plain TIFF, PNG or JPEG, taken as a slide of one level; a list of
             uint8 (H, W, 3) arrays, a pyramid with the finest first; or a Slide, which is passed on.
         mpp: µm per level-0 pixel, used in place of what the file says.
+        assumed: µm per pixel of a plain TIFF, PNG or JPEG that does not say it; of a file that OpenSlide reads nothing
+            is assumed.
 
     Raises:
         SlideError: missing, unreadable, or no picture.
@@ -257,4 +261,4 @@ def open_slide(source: str | Path | Slide | Sequence[NDArray[np.uint8]], mpp: fl
     if path.stat().st_size == 0:
         raise SlideError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
     slide = openslide_backend.open_file(path, mpp)
-    return slide if slide is not None else array_backend.open_file(path, mpp)
+    return slide if slide is not None else array_backend.open_file(path, mpp, assumed)

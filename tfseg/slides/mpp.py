@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 from tfseg.types import MppError
 
 GIVEN = "given (--mpp)"
+ASSUMED = "assumed"
+"""Nobody said it: taken as a network's µm/px. What is measured in µm is no more certain than that."""
 PLAUSIBLE_MPP = (0.02, 50.0)
 """A slide's pixel size in µm/px; the 72 dpi that programs write without knowing is 353."""
 SQUARE_TOLERANCE = 0.01
@@ -37,18 +39,20 @@ def check_given(mpp: float, name: str) -> float:
     return float(mpp)
 
 
-def find_mpp(properties: Mapping[str, str], name: str, given: float | None = None) -> tuple[float, str]:
+def find_mpp(
+    properties: Mapping[str, str], name: str, given: float | None = None, assumed: float | None = None
+) -> tuple[float, str]:
     """Pixel size of a file and its source.
 
     In this order: ``given``; openslide.mpp-x and -y; aperio.MPP; PhysicalSizeX and -Y of OME-XML in
     tiff.ImageDescription or openslide.comment; tiff.XResolution, -YResolution with tiff.ResolutionUnit. Values
-    outside 0.02..50 µm/px are passed over, since many programs write 72 dpi or 1 px without knowing.
+    outside 0.02..50 µm/px are passed over, since many programs write 72 dpi or 1 px without knowing. Last ``assumed``.
 
     Returns:
         (µm/px, source). Where x and y differ by up to 1 %, their mean.
 
     Raises:
-        MppError: none is found, or the pixels are not square.
+        MppError: none is found and none is assumed, or the pixels are not square.
     """
     if given is not None:
         return check_given(given, name), GIVEN
@@ -63,6 +67,8 @@ def find_mpp(properties: Mapping[str, str], name: str, given: float | None = Non
                 f"Resample the slide, or override both. {_HOW}"
             )
         return (x if x == y else (x + y) / 2), source
+    if assumed is not None:
+        return check_given(assumed, name), ASSUMED
     low, high = PLAUSIBLE_MPP
     found = f" ({'; '.join(rejected)}: not plausible, {low:g}..{high:g} expected)" if rejected else ""
     raise MppError(f"{name}: the file does not say its pixel size{found}. {_HOW}")

@@ -1,0 +1,132 @@
+"""Networks of nuclei as `tfseg segment --nuclei` takes them: a model folder, or the network that comes with tfseg."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tfseg
+from tfseg.infer.dense_options import DenseOptions
+from tfseg.infer.instance_outputs import DAB_STAINS, HE_STAINS
+from tfseg.infer.instances import InstanceOptions
+from tfseg.infer.networks import DenseModel, is_dense, load_network
+from tfseg.infer.nuclei import nuclei_options
+from tfseg.infer.outputs import OutputOptions
+from tfseg.infer.predictors import Engine
+from tfseg.types import ModelError, one_of
+
+DEFAULT_MODEL = "nuclei_mobilenetv2"
+STAINS: Mapping[str, Mapping[str, Sequence[float]]] = {"he": HE_STAINS, "dab": DAB_STAINS}
+_UNUSED_DENSE = ("background", "thresholds", "below")
+_UNUSED_OUTPUTS = ("mask_mpp", "tissue_only", "probability", "min_area_um2")
+
+
+@dataclass(frozen=True)
+class NucleiSettings:
+    """How nuclei are found and measured.
+
+    Attributes:
+        stains: whose optical density is measured over each nucleus: "he" haematoxylin and eosin, "dab" haematoxylin
+            and DAB.
+        overlap_px: pixels of the network that tiles share when instances are made; larger nuclei are cut into pieces.
+    """
+
+    stains: Literal["he", "dab"] = "he"
+    overlap_px: int = 128
+
+    def check(self) -> None:
+        """Raises ModelError for values that cannot be."""
+        one_of("--stains", self.stains, tuple(STAINS))
+        if self.overlap_px < 1:
+            raise ModelError(f"--overlap-px {self.overlap_px}: expected 1 or more, more than the largest nucleus.")
+
+    def changed(self) -> list[str]:
+        """Names of the settings that are not the defaults."""
+        usual = asdict(NucleiSettings())
+        return [name for name, value in asdict(self).items() if value != usual[name]]
+
+
+@dataclass(frozen=True)
+class NucleiModel(DenseModel):
+    """A loaded network of nuclei.
+
+    Attributes:
+        network, folder: as of any dense network.
+        how: stains and tiles.
+
+    Raises:
+        ModelError: not a dense network of nuclei whose config.json says how its output becomes instances.
+    """
+
+    how: NucleiSettings = field(default_factory=NucleiSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        nuclei_options(self.network.spec, str(self.folder or ""))
+        self.how.check()
+
+    def settings(self, options: DenseOptions) -> dict[str, Any]:
+        """What decides about the results, for the summary."""
+        return {**super().settings(options), "nuclei": asdict(self.how), "instances": asdict(self.instances(options))}
+
+    def instances(self, options: DenseOptions) -> InstanceOptions:
+        """How the output becomes instances: the network's own way, with another threshold where one is given."""
+        own = nuclei_options(self.network.spec)
+        return replace(own, threshold=options.threshold) if options.threshold else own
+
+
+def load_nuclei_model(
+    folder: str | Path | None = None,
+    how: NucleiSettings | None = None,
+    engine: Engine = "onnxruntime",
+    threads: int | None = None,
+) -> NucleiModel:
+    """A network of nuclei.
+
+    Args:
+        folder: of the model; None takes the one that comes with tfseg.
+        how: stains and tiles.
+        engine, threads: as of :func:`tfseg.infer.predictors.load_predictor`.
+
+    Raises:
+        ModelError: files are missing, or it is not a network of nuclei.
+    """
+    folder = default_model() if folder is None else Path(folder)
+    if not is_dense(folder):
+        raise ModelError(
+            f"{folder}: not a network of nuclei. Expected a dense network (task segmentation, an input with an mpp), "
+            "found a cascade, a classifier or a network on whole slides. Leave out --nuclei, or --model to take the "
+            "network that comes with tfseg."
+        )
+    return NucleiModel(load_network(folder, engine, threads), folder, how or NucleiSettings())
+
+
+def default_model() -> Path:
+    """Folder of the network of nuclei that comes with tfseg: within the installed package, or beside it in a checkout.
+
+    Raises:
+        ModelError: it is in neither place.
+    """
+    package = Path(tfseg.__file__).resolve().parent
+    places = [parent / "saved_models" / DEFAULT_MODEL for parent in (package, package.parent)]
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    raise ModelError(
+        f"the network of nuclei that comes with tfseg, {DEFAULT_MODEL}, is missing: neither {places[0]} nor "
+        f"{places[1]} is there. Install tfseg again, or give the folder of another with --model."
+    )
+
+
+def check_options(dense: DenseOptions, outputs: OutputOptions) -> None:
+    """Raises ModelError for options that a segmentation of nuclei would pass over without a word."""
+    usual = {**asdict(DenseOptions()), **asdict(OutputOptions())}
+    given = {name: getattr(dense, name) for name in _UNUSED_DENSE}
+    given |= {name: getattr(outputs, name) for name in _UNUSED_OUTPUTS}
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value != usual[name]]
+    if named:
+        raise ModelError(f"--nuclei has no {', '.join(named)}: that is for masks of classes. Leave out what is named.")
+    if not 0 <= dense.threshold <= 1:
+        raise ModelError(f"--threshold {dense.threshold:g}: expected a probability of nucleus, above 0 and at most 1.")
