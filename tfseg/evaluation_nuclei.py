@@ -12,14 +12,17 @@ import tifffile
 from numpy.typing import NDArray
 
 from tfseg.data.nuclei import NucleiItem
+from tfseg.data.overview import write_png
 from tfseg.infer.instance_outputs import LABELS
 from tfseg.infer.outputs import SUMMARY
 from tfseg.infer.summary import slide_identity
+from tfseg.metrics.instance_plots import ap_curves, hit_overlay
 from tfseg.metrics.instance_tables import image_table, write_report
 from tfseg.metrics.tables import need_columns
 from tfseg.slides.base import open_slide
 from tfseg.types import CohortError, read_config
 
+CURVES, OVERLAYS = "curves.png", "overlays"
 _NAMED = 5
 
 
@@ -30,7 +33,8 @@ def evaluate_nuclei(
 
     Writes into ``out``: scores.csv (one row an image and design), summary.csv (mean ± sd over images), pooled.csv (all
     nuclei together) and summary.md, each by design and by design and each column of ``by``; see
-    :func:`tfseg.metrics.instance_tables.write_report`.
+    :func:`tfseg.metrics.instance_tables.write_report`. And pictures: curves.png, precision over IoU thresholds, a line
+    a design; overlays/<design>/<image>.png, hits green, misses red, false blue.
 
     Args:
         items: labelled images, as :func:`tfseg.data.nuclei.read_nuclei` finds them.
@@ -46,9 +50,11 @@ def evaluate_nuclei(
             is of another picture; names it.
         SlideError, AnnotationError: an image or its label cannot be read.
     """
+    out = Path(out)
     _check(items, segmentations, by)
-    table = image_table(_pairs(items, segmentations))
+    table = image_table(_pairs(items, segmentations, out / OVERLAYS))
     write_report(table, out, by, within=["design"])
+    ap_curves(dict(list(table.groupby("design", sort=False))), out / CURVES)
     return table
 
 
@@ -117,11 +123,12 @@ def _about(item: NucleiItem) -> dict[str, str]:
 
 
 def _pairs(
-    items: Sequence[NucleiItem], segmentations: Mapping[str, Path]
+    items: Sequence[NucleiItem], segmentations: Mapping[str, Path], overlays: Path
 ) -> Iterator[tuple[dict[str, str], NDArray[Any], NDArray[Any]]]:
-    """(what is known, truth, prediction) of each image and design, one after the other."""
+    """(what is known, truth, prediction) of each image and design, one after the other, each drawn."""
     for design, folder in segmentations.items():
         for item in items:
-            truth = item.load()[1]
+            image, truth = item.load()
             found = segmented_nuclei(Path(folder) / item.image.stem, item.image)
+            write_png(overlays / design / f"{item.name}.png", hit_overlay(image, truth, found))
             yield {"design": design, **_about(item)}, truth, found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +55,10 @@ def test_scores_by_hand(tfseg, images, found, tmp_path):
     assert scores["map_precision"].tolist() == [1, 1]
     summary = pd.read_csv(tmp_path / "summary.csv")
     assert summary["aji mean"].tolist() == pytest.approx([(1 + seen) / 2, 1, seen])
+    assert (tmp_path / "curves.png").is_file()
+    overlay = cv2.imread(str(tmp_path / "overlays" / "tiny" / "Kidney_b.png"), cv2.IMREAD_COLOR_RGB)
+    y, x = np.argwhere(disc_labels() == LOST).mean(axis=0).astype(int)
+    assert overlay[y, x].argmax() == 0, "what is missed is red"
     pooled = pd.read_csv(tmp_path / "pooled.csv")
     assert pooled["recall 0.50"].tolist() == pytest.approx([0.9, 1, 0.8])
 

@@ -33,7 +33,7 @@ def evaluate(
     """Compares segmentations with the annotations of a cohort: scores per slide, tables, box plots, Tukey's test.
 
     With --nuclei in place of a cohort: found nuclei with labelled ones: scores.csv (a row an image), summary.csv
-    (mean ± sd over images), pooled.csv (all nuclei together) and summary.md.
+    (mean ± sd over images), pooled.csv (all nuclei together), summary.md, curves.png and overlays/.
 
     Args:
         cohort: manifest CSV.
