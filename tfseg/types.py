@@ -87,6 +87,10 @@ NUCLEI_BORDER_CLASSES = (*NUCLEI_CLASSES, ClassSpec("border", (230, 200, 40)))
 """Of networks that see where nuclei touch: background, inside of a nucleus, its border."""
 
 
+COLOURS = "colours.json"
+"""In a model folder: the target of the colour normalisation that the network's pictures went through in training."""
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """One input of a network.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
+import numpy as np
 import pytest
 from command_line import files, start
-from nuclei_network import DISCS, disc_picture, write_network
+from nuclei_network import DISCS, disc_labels, disc_picture, write_network
 from PIL import Image
 
 import tfseg.infer.nuclei_model
+from tfseg.data.colour_normalisation import fit, save_normaliser
+from tfseg.infer.nuclei_model import load_nuclei_model
 from tfseg.slides.geojson import read_geojson
+from tfseg.types import COLOURS, ModelError
 
 FILES = ["nuclei.geojson", "nuclei.tiff", "overlay.png", "summary.json"]
 
@@ -100,3 +105,22 @@ def test_killed_and_started_again(tfseg, network, tmp_path):
     for name in FILES[:3]:
         assert (tmp_path / "out/p" / name).read_bytes() == (tmp_path / "whole/p" / name).read_bytes(), name
     assert not (tmp_path / "out/.state").exists()
+
+
+def test_a_network_of_normalised_colours_gets_them(tfseg, network, tmp_path):
+    """The network takes green for nucleus; the target's colours turn the picture's orange discs into green ones."""
+    folder = shutil.copytree(network, tmp_path / "model")
+    labels = disc_labels()
+    target = disc_picture(labels)
+    other = np.where((labels > 0)[..., None], np.uint8([230, 130, 40]), np.uint8([230, 50, 40]))
+    save_normaliser(folder / COLOURS, fit(target, "reinhard", tissue_only=False))
+    Image.fromarray(other).save(tmp_path / "orange.png")
+    command = ("segment", "--nuclei", tmp_path / "orange.png", "--mpp", 0.5)
+    plain = tfseg(*command, "--model", network, "--out", tmp_path / "plain")
+    seen = tfseg(*command, "--model", folder, "--out", tmp_path / "seen")
+    assert plain.code == seen.code == 0, seen.err
+    assert "plain/orange: 0 nuclei" in plain.out and f"seen/orange: {len(DISCS)} nuclei" in seen.out
+    summary = json.loads((tmp_path / "seen/orange/summary.json").read_text())
+    assert summary["settings"]["colours"]["method"] == "reinhard"
+    with pytest.raises(ModelError, match=r"normalised colours \(colours\.json\)"):
+        load_nuclei_model(folder)

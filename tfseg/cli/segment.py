@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
+from tfseg.data.slide_colours import read_colours
 from tfseg.infer.cascade import SegmentOptions, segment_nuclei, segment_slides
 from tfseg.infer.nuclei_model import NucleiSettings
 from tfseg.slides.mpp import ASSUMED
@@ -51,7 +52,7 @@ def segment(
         raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
     if nuclei:
         out = out or NUCLEI_OUT
-        report = segment_nuclei(slides, model, out, options, how)
+        report = segment_nuclei(slides, model, out, options, how, None if model is None else read_colours(model))
     else:
         model, out = _needed(model, out, how)
         report = segment_slides(slides, model, out, options)

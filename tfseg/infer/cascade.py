@@ -15,7 +15,7 @@ from tfseg.infer.dense_job import DenseJob
 from tfseg.infer.job import Job, SegmentOptions, make_folder
 from tfseg.infer.networks import Cascade, DenseModel, load_model
 from tfseg.infer.nuclei_job import NucleiJob
-from tfseg.infer.nuclei_model import NucleiModel, NucleiSettings, check_options, load_nuclei_model
+from tfseg.infer.nuclei_model import NucleiModel, NucleiSettings, View, check_options, load_nuclei_model
 from tfseg.slides.base import Slide
 from tfseg.types import ModelError, OutputError, TfsegError
 
@@ -126,6 +126,7 @@ def segment_nuclei(
     out: str | Path,
     options: SegmentOptions | None = None,
     how: NucleiSettings | None = None,
+    view: View | None = None,
 ) -> SegmentReport:
     """Finds the nuclei of slides and pictures, as :func:`segment_slides` segments slides.
 
@@ -137,6 +138,7 @@ def segment_nuclei(
         options: how; a stride of None is half a tile, a border of None "reflect", a threshold of 0 the network's own.
             Options for masks of classes are an error.
         how: stains and tiles; None takes the defaults. Of a loaded model, its own.
+        view: as of :func:`tfseg.infer.nuclei_model.load_nuclei_model`.
 
     Raises:
         ModelError: the model cannot be loaded, is none of nuclei, or options are not for nuclei.
@@ -145,7 +147,7 @@ def segment_nuclei(
     options = options or SegmentOptions()
     check_options(options.dense, options.outputs)
     if not isinstance(model, NucleiModel):
-        model = load_nuclei_model(model, how, options.engine, options.threads)
+        model = load_nuclei_model(model, how, options.engine, options.threads, view)
     return segment_slides(sources, model, out, options)
 
 

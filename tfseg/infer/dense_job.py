@@ -53,7 +53,7 @@ class DenseJob(Job):
             return BandStore(self._state, bytes.fromhex(identity), width, planes)
 
         return segment_dense(
-            self._slide,
+            self._seen(),
             network.predict,
             network.spec,
             options.dense,
@@ -63,6 +63,10 @@ class DenseJob(Job):
             streaming=options.streaming,
             progress=progress,
         )
+
+    def _seen(self) -> Slide:
+        """The slide as the network sees it."""
+        return self._slide
 
     def _described(self) -> dict[str, Any]:
         assert self._result is not None

@@ -67,6 +67,9 @@ class NucleiJob(DenseJob):
             )  # fmt: skip
         return super()._analysed(progress)
 
+    def _seen(self) -> Slide:
+        return self._slide if self._model.view is None else self._model.view(self._slide)
+
     def _tiles(self, grid: TileGrid, pixels: PixelGrid) -> Iterator[Tile]:
         """What was found in each tile of ``grid``."""
         assert self._result is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import tfseg
 from tfseg.infer.dense_options import DenseOptions
@@ -15,7 +15,8 @@ from tfseg.infer.networks import DenseModel, is_dense, load_network
 from tfseg.infer.nuclei import nuclei_options
 from tfseg.infer.outputs import OutputOptions
 from tfseg.infer.predictors import Engine
-from tfseg.types import ModelError, one_of
+from tfseg.slides.base import Slide
+from tfseg.types import COLOURS, ModelError, one_of
 
 DEFAULT_MODEL = "nuclei_mobilenetv2"
 STAINS: Mapping[str, Mapping[str, Sequence[float]]] = {"he": HE_STAINS, "dab": DAB_STAINS}
@@ -48,6 +49,16 @@ class NucleiSettings:
         return [name for name, value in asdict(self).items() if value != usual[name]]
 
 
+class View(Protocol):
+    """Gives slides the colours that a network was trained on; ``tfseg.data.slide_colours.SlideColours``."""
+
+    def __call__(self, slide: Slide) -> Slide: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What it does, for the summary."""
+        ...
+
+
 @dataclass(frozen=True)
 class NucleiModel(DenseModel):
     """A loaded network of nuclei.
@@ -55,12 +66,14 @@ class NucleiModel(DenseModel):
     Attributes:
         network, folder: as of any dense network.
         how: stains and tiles.
+        view: gives slides the colours of training, where those were normalised.
 
     Raises:
         ModelError: not a dense network of nuclei whose config.json says how its output becomes instances.
     """
 
     how: NucleiSettings = field(default_factory=NucleiSettings)
+    view: View | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +82,9 @@ class NucleiModel(DenseModel):
 
     def settings(self, options: DenseOptions) -> dict[str, Any]:
         """What decides about the results, for the summary."""
-        return {**super().settings(options), "nuclei": asdict(self.how), "instances": asdict(self.instances(options))}
+        own = {"nuclei": asdict(self.how), "instances": asdict(self.instances(options))}
+        colours = {} if self.view is None else {"colours": self.view.describe()}
+        return {**super().settings(options), **own, **colours}
 
     def instances(self, options: DenseOptions) -> InstanceOptions:
         """How the output becomes instances: the network's own way, with another threshold where one is given."""
@@ -82,6 +97,7 @@ def load_nuclei_model(
     how: NucleiSettings | None = None,
     engine: Engine = "onnxruntime",
     threads: int | None = None,
+    view: View | None = None,
 ) -> NucleiModel:
     """A network of nuclei.
 
@@ -89,9 +105,10 @@ def load_nuclei_model(
         folder: of the model; None takes the one that comes with tfseg.
         how: stains and tiles.
         engine, threads: as of :func:`tfseg.infer.predictors.load_predictor`.
+        view: the colours of training, which ``tfseg.data.slide_colours.read_colours`` reads from the folder.
 
     Raises:
-        ModelError: files are missing, or it is not a network of nuclei.
+        ModelError: files are missing, it is not a network of nuclei, or it wants normalised colours and gets none.
     """
     folder = default_model() if folder is None else Path(folder)
     if not is_dense(folder):
@@ -100,7 +117,13 @@ def load_nuclei_model(
             "found a cascade, a classifier or a network on whole slides. Leave out --nuclei, or --model to take the "
             "network that comes with tfseg."
         )
-    return NucleiModel(load_network(folder, engine, threads), folder, how or NucleiSettings())
+    if view is None and (folder / COLOURS).is_file():
+        raise ModelError(
+            f"{folder}: the network was trained on pictures with normalised colours ({COLOURS}) and would find other "
+            "nuclei without. `tfseg segment --nuclei` normalises by itself; from Python give "
+            "view=tfseg.data.slide_colours.read_colours(folder)."
+        )
+    return NucleiModel(load_network(folder, engine, threads), folder, how or NucleiSettings(), view)
 
 
 def default_model() -> Path:

@@ -39,11 +39,9 @@ from tfseg.train.nuclei_settings import AUGMENTS, NormalisationSettings, NucleiS
 from tfseg.train.run_config import plain
 from tfseg.train.stage import finish
 from tfseg.train.step import Objective, output_loss
-from tfseg.types import NUCLEI_BORDER_CLASSES, NUCLEI_CLASSES, ModelError, ModelSpec, one_of
+from tfseg.types import COLOURS, NUCLEI_BORDER_CLASSES, NUCLEI_CLASSES, ModelError, ModelSpec, one_of
 
 OUTPUT = "segmentation"
-COLOURS = "colours.json"
-"""Target of the colour normalisation, in a model folder."""
 _log = logging.getLogger(__name__)
 
 
