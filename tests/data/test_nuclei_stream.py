@@ -10,7 +10,7 @@ from nuclei_files import LABELS, pair
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tfseg.data.border_weights import border_term
-from tfseg.data.dense_augment import GB_UNET_AUGMENT, NUCLEI_AUGMENT
+from tfseg.data.dense_augment import GB_UNET_AUGMENT, NUCLEI_ANY_STAIN_AUGMENT, NUCLEI_AUGMENT
 from tfseg.data.nuclei import read_nuclei
 from tfseg.data.nuclei_store import NucleiStore, Prepared
 from tfseg.data.nuclei_stream import PixelTargets, near_other, nuclei_dataset, read_tile
@@ -97,7 +97,7 @@ def test_beyond_the_edge_every_plane_is_mirrored(store):
         assert_array_equal(found, padded[:32, :32])
 
 
-@pytest.mark.parametrize("augment", [GB_UNET_AUGMENT, NUCLEI_AUGMENT])
+@pytest.mark.parametrize("augment", [GB_UNET_AUGMENT, NUCLEI_AUGMENT, NUCLEI_ANY_STAIN_AUGMENT])
 def test_image_labels_and_weights_stay_together_under_every_map(augment):
     """An image that is painted by its labels and weights is still painted by them after the map."""
     y, x = np.mgrid[:256, :256]

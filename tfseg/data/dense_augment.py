@@ -84,6 +84,13 @@ NUCLEI_AUGMENT = dataclasses.replace(
 )
 """The same with size, colours and sharpness, for networks that meet other laboratories' images."""
 
+NUCLEI_ANY_STAIN_AUGMENT = dataclasses.replace(
+    NUCLEI_AUGMENT,
+    geometry=dataclasses.replace(NUCLEI_AUGMENT.geometry, scale=0.35),
+    colour=dataclasses.replace(NUCLEI_AUGMENT.colour, heavy=True),
+)
+"""The same with any hue in half of the tiles, for networks that meet other stains than they were trained on."""
+
 LEVELS = 6
 """Steps of iterative training: the base model and five rounds."""
 

@@ -6,14 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tfseg.data.dense_augment import GB_UNET_AUGMENT, NUCLEI_AUGMENT, DenseAugment
+from tfseg.data.dense_augment import GB_UNET_AUGMENT, NUCLEI_ANY_STAIN_AUGMENT, NUCLEI_AUGMENT, DenseAugment
 from tfseg.data.nuclei_split import NucleiSplit
 from tfseg.data.nuclei_store import BorderOptions
 from tfseg.infer.instances import InstanceOptions
 from tfseg.train.fit import TrainConfig
 
-AUGMENTS: dict[str, DenseAugment | None] = {"none": None, "gb_unet": GB_UNET_AUGMENT, "nuclei": NUCLEI_AUGMENT}
-"""Augmentations by name: the paper's, and with size, colours and sharpness."""
+AUGMENTS: dict[str, DenseAugment | None] = {
+    "none": None,
+    "gb_unet": GB_UNET_AUGMENT,
+    "nuclei": NUCLEI_AUGMENT,
+    "nuclei_any_stain": NUCLEI_ANY_STAIN_AUGMENT,
+}
+"""Augmentations by name: the paper's; with size, colours and sharpness; with any hue."""
 
 
 @dataclass(frozen=True)
