@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 
 import pytest
+import tiny_encoder
 from command_line import PATCHES, TUMOUR_BOX, files
 from dense_cohort import write_cohort
 from fake_networks import slide_file
 from small_cohort import write_annotation
+from toy_nuclei import write_folder
 
 BRIEF = ("--classifier.weights", "None", "--classifier.batch-size", "2", "--classifier.threads", "1")
 
@@ -101,3 +103,36 @@ def test_dense_network_from_index_to_model(tfseg, fails, tmp_path):
 
 def test_dense_options_on_patches(fails, cohort):
     fails((*cohort(train=TUMOUR_BOX), "--segmentation.batch-size", "2"), "--segmentation.… is for dense networks")
+
+
+def test_nuclei_from_the_index_to_a_model(tfseg, tmp_path):
+    images = write_folder(tmp_path / "images", ("Kidney", "Kidney", "Liver", "Liver", "Breast"))
+    assert tfseg("index", "--nuclei", images, "--out", tmp_path / "index").code == 0
+    settings = {
+        "weights": "None", "arguments": ("encoder", tiny_encoder.NAME), "split.test-organs": "Breast", "tile-px": 64,
+        "train.epochs": 1, "train.steps-per-epoch": 1, "threshold.min-recall": 0,
+    }  # fmt: skip
+    options = []
+    for name, value in settings.items():
+        options += [f"--instances.{name}", *(value if isinstance(value, tuple) else (value,))]
+    done = tfseg("train", "--nuclei", tmp_path / "index", "--out", tmp_path / "run", *options)
+    assert done.code == 0, done.err
+    model = tmp_path / "run" / "model"
+    assert f"tfseg segment --nuclei IMAGE --model {model}" in done.out
+    found = tfseg(
+        "segment", "--nuclei", images / "images" / "Breast_4.png", "--model", model, "--out", tmp_path / "out"
+    )
+    assert found.code == 0, found.err
+    assert (tmp_path / "out" / "Breast_4" / "nuclei.geojson").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--out", "x"), ("give a cohort's manifest (CSV) and --index, or --nuclei",)),
+        (("a.csv", "--nuclei", "n", "--out", "x"), ("give either a cohort's manifest and --index, or --nuclei",)),
+        (("a.csv", "--index", "i", "--instances.batch-size", "2", "--out", "x"), ("--instances", "networks of nuclei")),
+    ],
+)
+def test_slides_or_nuclei(fails, arguments, words):
+    fails(("train", *arguments), *words)

@@ -41,7 +41,7 @@ from tfseg.train.stage import finish
 from tfseg.train.step import Objective, output_loss
 from tfseg.types import COLOURS, NUCLEI_BORDER_CLASSES, NUCLEI_CLASSES, ModelError, ModelSpec, one_of
 
-OUTPUT = "segmentation"
+OUTPUT, ENCODER = "segmentation", "resnet101"
 _log = logging.getLogger(__name__)
 
 
@@ -147,7 +147,13 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
     classes = NUCLEI_BORDER_CLASSES if settings.border_class else NUCLEI_CLASSES
     if settings.instances.split == "border" and not settings.border_class:
         raise ModelError('instances.split "border" needs a network with a border class: give --nuclei.border-class.')
-    arguments: dict[str, Any] = {"num_classes": len(classes), "size_px": settings.tile_px, **settings.arguments}
+    usual = {"encoder": ENCODER} if "encoder" in known.parameters else {}
+    arguments: dict[str, Any] = {
+        "num_classes": len(classes),
+        "size_px": settings.tile_px,
+        **usual,
+        **settings.arguments,
+    }
     if "weights" in known.parameters:
         arguments["weights"] = settings.weights
     with precision(settings.precision):

@@ -58,7 +58,8 @@ class NucleiSettings:
 
     Attributes:
         architecture: key of ``tfseg.models.MODELS``, of a network that labels pixels.
-        arguments: further ones of its builder, for example {"encoder": "resnet101"}.
+        arguments: further ones of its builder, for example {"encoder": "densenet121"}; without an encoder encoder_unet
+            is on ResNet101.
         weights: of the encoder: "imagenet", a path, or None for random ones.
         members: model folders of a first stage (ensemble, GB U-Net) to take its weights from, in the network's order.
         border_class: learn three classes, background, inside and border, instead of two.
@@ -82,7 +83,7 @@ class NucleiSettings:
     """
 
     architecture: str = "encoder_unet"
-    arguments: dict[str, int | float | bool | str] = field(default_factory=lambda: {"encoder": "resnet101"})
+    arguments: dict[str, int | float | bool | str] = field(default_factory=dict)
     weights: str | None = "imagenet"
     members: tuple[str, ...] = ()
     border_class: bool = False
