@@ -9,40 +9,19 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from two_stains import EOSIN, HAEMATOXYLIN, ORANGE, PURPLE, two_stains
 
 from tfseg.data.colour_normalisation import (
     METHODS,
     fit,
     load_normaliser,
     normalise_cached,
-    optical_density,
     save_normaliser,
-    stain_amounts,
-    vahadane_stains,
 )
+from tfseg.data.stain_separation import optical_density
 from tfseg.types import ModelError, OutputError, SlideError
 
-HAEMATOXYLIN = np.array([0.65, 0.70, 0.29]) / np.linalg.norm([0.65, 0.70, 0.29])
-EOSIN = np.array([0.07, 0.99, 0.11]) / np.linalg.norm([0.07, 0.99, 0.11])
-PURPLE = np.array([0.50, 0.75, 0.43]) / np.linalg.norm([0.50, 0.75, 0.43])
-ORANGE = np.array([0.20, 0.70, 0.68]) / np.linalg.norm([0.20, 0.70, 0.68])
 FITTED = [pytest.param(name, id=name) for name in METHODS]
-
-
-def two_stains(
-    stains: tuple[np.ndarray, np.ndarray] = (HAEMATOXYLIN, EOSIN), strength: float = 1.0, seed: int = 0, side: int = 96
-) -> np.ndarray:
-    """Nuclei (mostly the first stain) in stroma (mostly the second), with a white margin and sensor noise."""
-    rng = np.random.default_rng(seed)
-    amounts = rng.gamma((2.0, 3.0), (0.4, 0.25), (side, side, 2)) * strength
-    nuclei = rng.random((side, side)) < 0.3
-    amounts[nuclei, 1] *= 0.1
-    amounts[~nuclei, 0] *= 0.05
-    amounts[:, : side // 6] = 0
-    image = (
-        255 * np.exp(-amounts @ np.stack(stains)) + rng.normal(0, 1, (side, side, 3)) * (amounts.sum(-1) > 0)[..., None]
-    )
-    return image.clip(0, 255).round().astype(np.uint8)
 
 
 @pytest.mark.parametrize("method", ["vahadane", "macenko"])
@@ -52,40 +31,6 @@ def test_known_stains_are_found(method, stains):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     for stain, truth in zip(found, stains, strict=True):
         assert np.degrees(np.arccos(stain @ truth)) < 6
-
-
-def test_vahadane_equals_scikit_learns_dictionary():
-    from sklearn.decomposition import MiniBatchDictionaryLearning
-
-    density = optical_density(two_stains()).reshape(-1, 3)
-    density = density[density.mean(axis=1) > 0.15][:3000]
-    start = np.stack([HAEMATOXYLIN, EOSIN])
-    learner = MiniBatchDictionaryLearning(
-        2, alpha=0.1, positive_code=True, positive_dict=True, fit_algorithm="cd", dict_init=start, max_iter=5,
-        random_state=0,
-    )  # fmt: skip
-    expected = learner.fit(density.astype(np.float64)).components_
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(vahadane_stains(density).T, expected, atol=0.02)
-
-
-def test_amounts_are_those_of_a_general_solver():
-    from sklearn.decomposition import sparse_encode
-
-    rng = np.random.default_rng(3)
-    stains = np.stack([PURPLE, ORANGE])
-    density = np.concatenate([rng.gamma(1, 0.5, (150, 3)), stains, [[0, 0, 0]], stains * 1e-3, [[5.5, 0, 0]]])
-    for sparsity in (0.0, 0.1):
-        got = stain_amounts(density.astype(np.float32), stains.T, sparsity)
-        alpha = max(sparsity, 1e-9)
-        expected = sparse_encode(density, stains, algorithm="lasso_cd", alpha=alpha, positive=True, max_iter=10_000)
-        np.testing.assert_allclose(got, expected, atol=2e-4)
-
-
-def test_amounts_explain_an_image_made_of_them():
-    amounts = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.3, 0.7]])
-    density = (amounts @ np.stack([HAEMATOXYLIN, EOSIN])).astype(np.float32)
-    np.testing.assert_allclose(stain_amounts(density, np.stack([HAEMATOXYLIN, EOSIN]).T, 0.0), amounts, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", FITTED)
