@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tiny_encoder
 from PIL import Image
 
+from tfseg.models.patch_classifier import BACKBONES
 from tfseg.slides.base import open_slide
 from tfseg.slides.synthetic_cohort import make_cohort
 from tfseg.train.segmentation_settings import SegmentationSettings
@@ -36,7 +38,9 @@ def cohort(tmp_path_factory):
     return make_cohort(folder, {"train": 1, "val": 1, "test": 1}, size_px=1280, mpp=1.0, workers=1)
 
 
-def test_nine_designs_from_manifest_to_table(h2g_net, cohort, tmp_path, capsys):
+def test_nine_designs_from_manifest_to_table(h2g_net, cohort, tmp_path, capsys, monkeypatch):
+    # InceptionV3's graphs take most of the time: they are tested with the other networks, and in the slow test below.
+    monkeypatch.setitem(BACKBONES, "inceptionv3", tiny_encoder.trunk)
     out = tmp_path / "run"
     h2g_net.main(cohort, out=out, quick=True, workers=1)
     scores = pd.read_csv(out / "scores" / "scores.csv")
@@ -57,6 +61,14 @@ def test_nine_designs_from_manifest_to_table(h2g_net, cohort, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "epoch 1/1" not in said, "finished stages are taken as they are"
     assert said.count("  kept") == 6, "so are the heatmaps of three training and three validation slides"
+
+
+@pytest.mark.slow
+def test_inception_from_manifest_to_table(h2g_net, cohort, tmp_path):
+    h2g_net.main(cohort, out=tmp_path, quick=True, workers=1, designs=("Inc-PW",))
+    assert len(pd.read_csv(tmp_path / "scores" / "scores.csv")) == 3
+    model = ModelSpec.load(tmp_path / "classifiers" / "inceptionv3_classifier")
+    assert model.architecture == "inceptionv3_classifier"
 
 
 def test_slides_without_pixel_size_take_it_from_the_manifest(h2g_net, cohort, tmp_path):
