@@ -45,7 +45,8 @@ from tfseg.infer.nuclei import label_image
 from tfseg.infer.predictors import load_predictor
 from tfseg.nuclei_comparison import NucleiSystem, compare_nuclei
 from tfseg.train.fit import TrainConfig
-from tfseg.train.nuclei import assemble_nuclei, colours_of, train_nuclei
+from tfseg.train.nuclei import assemble_nuclei, train_nuclei
+from tfseg.train.nuclei_data import colours_of
 from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, ThresholdSettings
 
 METHODS = {"Otsu": "otsu", "Watershed": "watershed", "Fiji": "fiji"}

@@ -88,7 +88,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, items, tmp_path, mon
     def failing(*args, **kwargs):
         raise StopError
 
-    monkeypatch.setattr(nuclei, "choose_threshold", failing)
+    monkeypatch.setattr(nuclei, "choose_level", failing)
     with pytest.raises(StopError):
         train_nuclei(items, tmp_path, SETTINGS)
     assert not (tmp_path / "config.json").exists()

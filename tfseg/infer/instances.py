@@ -6,7 +6,7 @@ input gives the same labels: nothing is drawn at random, and instances are numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -220,14 +220,33 @@ def choose_threshold(
         ModelError: no image or not as many maps as truths, an IoU that is not counted, or no candidate that finds
             anything (with the recall asked for).
     """
-    options = options or InstanceOptions()
+    own = options or InstanceOptions()
+
+    def at(values: ArrayLike) -> Callable[[float], NDArray[np.int32]]:
+        return lambda candidate: label_instances(values, replace(own, threshold=candidate))
+
+    return choose_level(
+        map(at, probabilities), truths, maximise=maximise, iou=iou, min_recall=min_recall, candidates=candidates
+    )
+
+
+def choose_level(
+    images: Iterable[Callable[[float], ArrayLike]],
+    truths: Iterable[ArrayLike],
+    *,
+    maximise: Literal["precision", "aji"] = "precision",
+    iou: float = 0.5,
+    min_recall: float = 0.0,
+    candidates: Sequence[float] = CANDIDATES,
+) -> ThresholdChoice:
+    """As :func:`choose_threshold`, for whatever finds instances at a threshold: of each image, candidate → labels."""
     one_of("maximise", maximise, ("precision", "aji"))
     at = one_of("iou", f"{iou:.2f}", THRESHOLDS)
     scores: list[list[dict[str, float]]] = [[] for _ in candidates]
     try:
-        for values, truth in zip(probabilities, truths, strict=True):
+        for labelled, truth in zip(images, truths, strict=True):
             for found, candidate in zip(scores, candidates, strict=True):
-                found.append(instance_scores(truth, label_instances(values, replace(options, threshold=candidate))))
+                found.append(instance_scores(truth, labelled(candidate)))
     except ValueError as error:
         raise ModelError(f"choosing a threshold: {error}") from error
     if not candidates or not scores[0]:

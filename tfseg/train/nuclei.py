@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import json
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +18,21 @@ from rich.progress import track
 
 from tfseg import models
 from tfseg.data.border_weights import class_balance
-from tfseg.data.colour_normalisation import Normaliser, load_normaliser, save_normaliser
-from tfseg.data.colour_normalisation import fit as fit_colours
 from tfseg.data.nuclei import NucleiItem
-from tfseg.data.nuclei_pictures import read_rgb
-from tfseg.data.nuclei_split import split_items
 from tfseg.data.nuclei_store import NucleiStore
-from tfseg.data.nuclei_stream import PixelTargets, nuclei_dataset
-from tfseg.data.nuclei_tiles import tile_table
-from tfseg.data.sampling import EpochSampler
+from tfseg.data.nuclei_stream import PixelTargets
 from tfseg.files import write_json
-from tfseg.infer.instances import ThresholdChoice, choose_threshold
+from tfseg.infer.instances import ThresholdChoice, choose_level, label_instances
 from tfseg.infer.nuclei import nuclei_classes, predict_image
 from tfseg.losses import PixelWeightedCrossentropy, SoftDice
 from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
 from tfseg.train.measures import MeanIoU
-from tfseg.train.nuclei_settings import AUGMENTS, NormalisationSettings, NucleiSettings
+from tfseg.train.nuclei_data import NucleiData
+from tfseg.train.nuclei_settings import NucleiSettings, ThresholdSettings
 from tfseg.train.run_config import plain
 from tfseg.train.stage import finish
 from tfseg.train.step import Objective, output_loss
-from tfseg.types import COLOURS, NUCLEI_BORDER_CLASSES, NUCLEI_CLASSES, ModelError, ModelSpec, one_of
+from tfseg.types import NUCLEI_BORDER_CLASSES, NUCLEI_CLASSES, ModelError, ModelSpec, one_of
 
 OUTPUT, ENCODER = "segmentation", "resnet101"
 _log = logging.getLogger(__name__)
@@ -82,40 +75,25 @@ def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiS
         ModelError: a network, size or weights that do not fit, or no threshold that finds anything.
     """
     out = Path(out)
-    parts = split_items(items, settings.split)
+    data = NucleiData.prepare(items, out, settings)
     reproducible(settings.train.seed)
     model, spec = _network(settings)
-    normaliser = colours_of(out, parts["train"], settings.normalisation)
-    stores = {part: _prepared(parts[part], out, normaliser, settings) for part in ("train", "val")}
-    balance = class_balance(stores["train"][k].labels for k in range(len(parts["train"])))
+    balance = class_balance(data.stores["train"][k].labels for k in range(len(data.parts["train"])))
     targets = PixelTargets(len(spec.classes), balance, settings.border_px)
-    tables = {part: tile_table(parts[part], settings.tile_px, settings.tile_overlap) for part in stores}
-    config = _config(settings.train, len(tables["train"]), settings.batch_size)
-    sampler = EpochSampler(len(tables["train"]), config.seed)
-    options: dict[str, Any] = {"tile_px": settings.tile_px, "threads": settings.threads}
-    validation = nuclei_dataset(stores["val"], tables["val"], None, settings.batch_size, targets, **options)
-    if config.validation_steps is not None:
-        validation = validation.take(config.validation_steps)
+    config, validation = data.config, data.validation(targets)
     result = fit(
         model,
-        lambda start: nuclei_dataset(
-            stores["train"], tables["train"], sampler, settings.batch_size, targets,
-            augment=AUGMENTS[settings.augment], start_step=start, **options,
-        ),
+        lambda start: data.training(targets, start),
         validation,
         config,
         out / "training",
         _objective(settings, config, len(spec.classes)),
-        {
-            "settings": {**asdict(settings), "train": None, "threads": None},
-            "images": {part: _fingerprints(parts[part]) for part in stores},
-            "class_weights": balance,
-        },
-    )  # fmt: skip
-    write_json(out / "training" / "parts.json", {name: [item.name for item in part] for name, part in parts.items()})
-    spec = dataclasses.replace(spec, instances=_instances(model, spec, stores["val"], settings, out / "training"))
+        {**data.described(), "class_weights": balance},
+    )
+    write_json(out / "training" / "parts.json", {name: [one.name for one in part] for name, part in data.parts.items()})
+    spec = dataclasses.replace(spec, instances=_instances(model, spec, data.stores["val"], settings, out / "training"))
     spec, _ = finish(model, spec, out, result, validation, config.seed, "pixels")
-    return NucleiResult(out, spec, result, parts)
+    return NucleiResult(out, spec, result, data.parts)
 
 
 def assemble_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings) -> ModelSpec:
@@ -131,10 +109,9 @@ def assemble_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: Nucl
         raise ModelError(f"{settings.architecture}: give the folders of its trained members.")
     if (out / "config.json").is_file():
         return ModelSpec.load(out)
-    parts = split_items(items, settings.split)
+    data = NucleiData.prepare(items, out, settings)
     model, spec = _network(settings)
-    store = _prepared(parts["val"], out, colours_of(out, parts["train"], settings.normalisation), settings)
-    found = _instances(model, spec, store, settings, out / "training")
+    found = _instances(model, spec, data.stores["val"], settings, out / "training")
     provenance = {"members": [ModelSpec.load(folder).provenance for folder in settings.members]}
     spec = dataclasses.replace(spec, instances=found, provenance=plain(provenance))
     models.save(model, spec, out)
@@ -172,37 +149,6 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
     return model, spec
 
 
-def colours_of(folder: Path, training: Sequence[NucleiItem], chosen: NormalisationSettings) -> Normaliser | None:
-    """The colours that every image gets, kept in ``folder``/colours.json; None where they stay as they are.
-
-    Args:
-        folder: of the model, which wants pictures of the same colours.
-        training: images; the first is the target where the settings name none.
-        chosen: how.
-
-    Raises:
-        SlideError: the target cannot be read, or has no stains to take up.
-    """
-    if chosen.method == "none":
-        return None
-    file = folder / COLOURS
-    target = chosen.target or training[0].image
-    if not file.is_file():
-        save_normaliser(file, fit_colours(read_rgb(Path(target)), chosen.method))
-    return load_normaliser(file)
-
-
-def _prepared(
-    items: Sequence[NucleiItem], out: Path, normaliser: Normaliser | None, settings: NucleiSettings
-) -> NucleiStore:
-    store = NucleiStore(items, out / "training" / "prepared", normaliser, settings.border)
-    screen = Console(stderr=True)
-    names: list[str] = []
-    store.prepare(done=names.append)
-    screen.print(f"{len(names)} images ready", highlight=False)
-    return store
-
-
 def _objective(settings: NucleiSettings, config: TrainConfig, num_classes: int) -> Objective:
     """Cross-entropy × weight map + (1 − soft Dice); GB U-Net, equations 1 to 3."""
     terms = {}
@@ -219,51 +165,59 @@ def _objective(settings: NucleiSettings, config: TrainConfig, num_classes: int) 
     return Objective(terms, lambda: {OUTPUT: [MeanIoU(num_classes)]}, keras.optimizers.Adam(rate))
 
 
-def _config(config: TrainConfig, tiles: int, batch_size: int) -> TrainConfig:
-    return dataclasses.replace(config, steps_per_epoch=config.steps_per_epoch or math.ceil(tiles / batch_size))
-
-
-def _fingerprints(items: Sequence[NucleiItem]) -> dict[str, str]:
-    """Name → hash of the image's and its labels' files."""
-    hashes = {}
-    for item in items:
-        digest = hashlib.sha256()
-        for path in (item.image, *item.labels.files()):
-            digest.update(path.read_bytes())
-        hashes[item.name] = digest.hexdigest()[:16]
-    return hashes
-
-
 def _instances(
     model: keras.Model, spec: ModelSpec, validation: NucleiStore, settings: NucleiSettings, folder: Path
 ) -> dict[str, Any]:
-    """What the spec says of instances, with the threshold that is best on the validation images.
-
-    Days of training do not end in an error because the network finds too little: without a threshold that finds
-    ``min_recall`` the one of highest AJI is taken, and that is said.
-    """
+    """What the spec says of instances, with the threshold that is best on the validation images."""
     file = folder / "threshold.json"
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8"))["instances"])
     predict, planes = as_predictor(model, spec), nuclei_classes(spec)
-    images = [validation[k] for k in range(len(validation.items))]
-    rule = settings.threshold
+
+    def labeller(image: np.ndarray) -> Callable[[float], np.ndarray]:
+        values = predict_image(predict, spec, np.array(image), settings.threshold.overlap, settings.batch_size)
+        options = settings.instances
+        return lambda level: label_instances(values[..., planes], dataclasses.replace(options, threshold=level))
+
+    choice = chosen_threshold(labeller, validation, settings.threshold, folder)
+    found = asdict(dataclasses.replace(settings.instances, threshold=choice.threshold))
+    write_threshold(file, settings.threshold, choice, {"instances": found})
+    return found
+
+
+def chosen_threshold(
+    labeller: Callable[[np.ndarray], Callable[[float], np.ndarray]],
+    validation: NucleiStore,
+    rule: ThresholdSettings,
+    folder: Path,
+) -> ThresholdChoice:
+    """The threshold that is best on validation images.
+
+    Days of training do not end in an error because the network finds too little: without a threshold that finds
+    ``min_recall`` the one of highest AJI is taken, and that is said.
+
+    Args:
+        labeller: image, uint8 RGB → what labels it at a threshold.
+        validation: prepared images.
+        rule: what is best.
+        folder: of the run, for the warning.
+    """
 
     def choose(**how: Any) -> ThresholdChoice:
-        maps = (
-            predict_image(predict, spec, np.array(one.image), rule.overlap, settings.batch_size)[..., planes]
-            for one in track(images, "threshold", console=Console(stderr=True))
-        )
-        return choose_threshold(maps, [one.labels for one in images], settings.instances, **how)
+        images = [validation[k] for k in range(len(validation.items))]
+        labelled = (labeller(one.image) for one in track(images, "threshold", console=Console(stderr=True)))
+        return choose_level(labelled, [one.labels for one in images], **how)
 
     try:
-        choice = choose(maximise=rule.maximise, iou=rule.iou, min_recall=rule.min_recall)
+        return choose(maximise=rule.maximise, iou=rule.iou, min_recall=rule.min_recall)
     except ModelError as error:
         _log.warning("%s: %s The threshold of highest AJI is taken instead.", folder.parent, error)
-        choice = choose(maximise="aji", iou=rule.iou)
-    found = asdict(dataclasses.replace(settings.instances, threshold=choice.threshold))
-    write_json(file, {"instances": found, "rule": asdict(rule), "score": choice.score, "candidates": choice.table})
-    return found
+        return choose(maximise="aji", iou=rule.iou)
+
+
+def write_threshold(file: Path, rule: ThresholdSettings, choice: ThresholdChoice, result: dict[str, Any]) -> None:
+    """threshold.json: what was asked, what was found, the scores of every candidate."""
+    write_json(file, {**result, "rule": asdict(rule), "score": choice.score, "candidates": choice.table})
 
 
 def as_predictor(model: keras.Model, spec: ModelSpec) -> Any:
