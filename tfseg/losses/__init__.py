@@ -1,7 +1,8 @@
-"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, and the weights of classes and samples."""
+"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, weights of classes and samples, Mask R-CNN's."""
 
 from tfseg.losses.crossentropy import ClusterWeightedCrossentropy, Crossentropy, WeightedCrossentropy, crossentropy
 from tfseg.losses.dice import SoftDice, WeightedSoftDice, soft_dice
+from tfseg.losses.mask_rcnn import mask_rcnn_losses
 from tfseg.losses.weights import class_weights, cluster_weights, dynamic_class_weights
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "cluster_weights",
     "crossentropy",
     "dynamic_class_weights",
+    "mask_rcnn_losses",
     "soft_dice",
 ]

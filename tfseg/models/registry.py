@@ -22,6 +22,7 @@ from tfseg.models.dmmn import dmmn_m2s, dmmn_m3, dmmn_ms, dmmn_s2
 from tfseg.models.double_unet import doubleunet
 from tfseg.models.encoder_unet import encoder_unet
 from tfseg.models.hooknet import hooknet
+from tfseg.models.mask_rcnn import mask_rcnn
 from tfseg.models.multi_level import multi_level
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
 from tfseg.models.plain_unet import plain_unet
@@ -49,6 +50,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "deeplabv3": deeplabv3,
     "cd_unet": cd_unet,
     "half_unet": half_unet,
+    "mask_rcnn": mask_rcnn,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
 
@@ -84,8 +86,12 @@ ABOUT: dict[str, tuple[str, str]] = {
     "deeplabv3": ("atrous ResNet50, ASPP of 256", "multi-stain multi-level (compared with), DeepLabV3"),
     "cd_unet": ("learned colour deconvolution, U-Net 32 … 512 with batch norm", "CD-UNET"),
     "half_unet": ("U-Net 32 … 512 with batch norm", "CD-UNET (compared with), UNET"),
+    "mask_rcnn": ("feature pyramid on ResNet101, proposals, RoIAlign, box and mask heads", "GB U-Net, Mask R-CNN"),
 }
 """Architecture name → (structure in a line, paper and design)."""
+
+TASKS = {"probabilities": "classification", "segmentation": "segmentation", "instances": "instances"}
+"""Main output → the task of a network's spec."""
 
 _NOT_STORED = ("weights",)
 """Arguments that say where the first weights came from: no part of what the network is."""
@@ -146,14 +152,15 @@ def describe(
         InputSpec(key, tuple(shapes[key][1:3]), shapes[key][3], field, "heatmap" if key == "heatmap" else "image")
         for key, field in mpps.items()
     )
-    classifies = "probabilities" in output_names(model)
-    dense = not classifies and "heatmap" not in mpps and inputs[0].mpp is not None
+    kind = output_names(model)[0]
+    classifies = kind == "probabilities"
+    dense = kind == "segmentation" and "heatmap" not in mpps and inputs[0].mpp is not None
     output_px = tuple(model.output[output_names(model)[0]].shape[1:3]) if dense else None
     return ModelSpec(
         name=name or architecture,
         architecture=architecture,
         arguments={k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items() if k not in _NOT_STORED},
-        task="classification" if classifies else "segmentation",
+        task=TASKS[kind],
         inputs=inputs,
         outputs=output_names(model),
         classes=classes,
