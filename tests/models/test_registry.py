@@ -44,6 +44,8 @@ def folder(tmp_path):
         ("deeplabv3", 39_126_915, 39_070_723),
         ("cd_unet", 7_773_973, 7_767_107),
         ("half_unet", 7_773_892, 7_767_044),
+        # what matterport's Mask R-CNN on ResNet101 has for two classes
+        ("mask_rcnn", 63_733_406, 63_621_918),
     ],
 )
 def test_parameters_are_those_of_the_paper(name, total, trainable):

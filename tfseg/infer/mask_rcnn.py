@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tfseg.infer.instance_stitch import Tile, TileGrid, label_tiles, stitch
+from tfseg.infer.instance_stitch import Tile, TileGrid, stitch
 from tfseg.types import ModelError, ModelSpec
 
 InstancePredictor = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
@@ -62,8 +62,8 @@ def paste_instances(
 ) -> ScoredInstances:
     """Draws one image's detections, the surest first; a pixel belongs to the first that covers it.
 
-    A mask is resized to its box bilinearly, bins and pixels being taken at their centres. Of a detection that finds more
-    than half of its pixels taken nothing is drawn: it is another's object, seen again.
+    A mask is resized to its box bilinearly, bins and pixels being taken at their centres. Of a detection that finds
+    more than half of its pixels taken nothing is drawn: it is another's object, seen again.
 
     Args:
         probabilities: (N, C) of the classes, class 0 being none; rows that are certain of class 0 are empty.
@@ -112,8 +112,8 @@ def predict_instances(
 
     The network's fields follow each other by half of their side, GB U-Net's overlap of 50 %. Of each the outermost
     ``context_px`` are looked at and not used, so that what ends there is known to go on; the rest are the tiles that
-    :func:`tfseg.infer.instance_stitch.stitch` joins. An instance smaller than their overlap (96 px of fields of 256) comes
-    back whole; larger ones may come in pieces. Where a field reaches beyond the image it is filled with its mirror image.
+    :func:`tfseg.infer.instance_stitch.stitch` joins. An instance smaller than their overlap (96 px of fields of 256)
+    comes back whole; larger ones may come in pieces. An image smaller than a field goes on mirrored.
 
     Args:
         predict: the network.
@@ -135,40 +135,44 @@ def predict_instances(
     if not 0 <= context < side // 4:
         raise ModelError(f"context_px: expected 0 to {side // 4 - 1} px of a field of {side} px. Received: {context}.")
     grid = TileGrid(image.shape[0], image.shape[1], tile, tile - side // 2)
-    now: list[ScoredInstances] = []
-
-    def label(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-        height, width = pixels.shape[:2]
-        field = np.pad(pixels, [(0, side - height), (0, side - width), (0, 0)], mode="symmetric")
-        found = predict(field[None].astype(np.float32))
-        first, boxes, masks = (np.asarray(found[name])[0] for name in spec.outputs)
-        now[:] = [paste_instances(first, boxes, masks, (side, side), options)]
-        return now[0].labels[:height, :width]
-
-    tiles = label_tiles(
-        grid, lambda top, left, height, width: image[top : top + height, left : left + width], label, context_px=context
-    )
     labels = np.zeros(image.shape[:2], np.int32)
     scores: dict[int, float] = {}
     classes: dict[int, int] = {}
-    # stitch yields what begins with a tile before it asks for the next, so ``here`` is the tile it comes from.
-    here: list[tuple[Tile, int, int]] = []
-    for instance in stitch(grid, _noted(tiles, grid, here)):
-        current, top, left = here[0]
-        y, x = np.argwhere(instance.mask)[0]
-        number = int(np.asarray(current.labels)[instance.top - top + y, instance.left - left + x])
-        place = labels[instance.top :, instance.left :][: instance.mask.shape[0], : instance.mask.shape[1]]
-        place[instance.mask] = instance.id
-        scores[instance.id], classes[instance.id] = now[0].scores[number], now[0].classes[number]
+    corner, found = (0, 0), ScoredInstances(labels, {}, {})
+
+    def tiles() -> Iterator[Tile]:
+        nonlocal corner, found
+        for row, column in grid.tiles():
+            top, left, bottom, right = grid.box(row, column)
+            # A field at the image's end is moved back to lie inside it.
+            y, x = (
+                max(0, min(first - context, length - side))
+                for first, length in zip((top, left), image.shape[:2], strict=True)
+            )
+            field = _find(predict, image[y : y + side, x : x + side], spec, options)
+            corner, found = (top, left), field._replace(labels=field.labels[top - y : bottom - y, left - x : right - x])
+            yield Tile(found.labels)
+
+    # stitch yields what begins with a tile before it asks for the next, so ``found`` is what an instance comes from.
+    for one in stitch(grid, tiles()):
+        y, x = np.argwhere(one.mask)[0]
+        number = int(found.labels[one.top - corner[0] + y, one.left - corner[1] + x])
+        labels[one.top :, one.left :][: one.mask.shape[0], : one.mask.shape[1]][one.mask] = one.id
+        scores[one.id], classes[one.id] = found.scores[number], found.classes[number]
     return ScoredInstances(labels, scores, classes)
 
 
-def _noted(tiles: Iterator[Tile], grid: TileGrid, here: list[tuple[Tile, int, int]]) -> Iterator[Tile]:
-    """The tiles, each written to ``here`` with its corner before it is given."""
-    for tile, (row, column) in zip(tiles, grid.tiles(), strict=True):
-        top, left, _, _ = grid.box(row, column)
-        here[:] = [(tile, top, left)]
-        yield tile
+def _find(
+    predict: InstancePredictor, pixels: NDArray[np.uint8], spec: ModelSpec, options: PasteOptions
+) -> ScoredInstances:
+    """The instances of a field, which may be smaller than the network's: then it goes on mirrored."""
+    size = spec.inputs[0].size_px
+    height, width = pixels.shape[:2]
+    field = np.pad(pixels, [(0, size[0] - height), (0, size[1] - width), (0, 0)], mode="symmetric")
+    outputs = predict(field[None].astype(np.float32))
+    probabilities, boxes, masks = (np.asarray(outputs[name])[0] for name in spec.outputs)
+    found = paste_instances(probabilities, boxes, masks, size, options)
+    return found._replace(labels=found.labels[:height, :width])
 
 
 def _field_px(spec: ModelSpec) -> int:

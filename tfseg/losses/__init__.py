@@ -1,4 +1,4 @@
-"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, weights of classes and samples, Mask R-CNN's."""
+"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, weights for them; those of Mask R-CNN."""
 
 from tfseg.losses.crossentropy import ClusterWeightedCrossentropy, Crossentropy, WeightedCrossentropy, crossentropy
 from tfseg.losses.dice import SoftDice, WeightedSoftDice, soft_dice

@@ -117,14 +117,15 @@ def mask_rcnn(
         ModelError: the size does not divide, unknown encoder or setting, or weights that are missing or of another
             network.
 
-    Differs from the paper in: GB U-Net starts from weights trained on COCO, which are those of another program; here the
-    encoder alone can be pretrained. It gives no other setting than SGD (rate 1e-3, momentum 0.9, decay 1e-4) and the
-    tiles of 256²: the rest are matterport's defaults, but for anchors of 8 … 128 px in place of 32 … 512, the sizes of
-    nuclei in such a tile, centred in their cells; 1000 proposals in training, too, where it takes 2000; 256 detections in
-    place of 100, for a tile may hold 220 nuclei; and detections down to a probability of 0.05 in place of 0.7, for the
-    average precision over the ranking. From He et al. it differs in that the heads have batch norms, whose statistics
-    stay 0 and 1 so that they scale and shift alone (matterport freezes them, too), one sample a bin, suppression at 0.3
-    in place of 0.5, one class a proposal, and masks of all detections, not of the first 100.
+    Differs from the paper in: GB U-Net starts from weights trained on COCO, which are those of another program; here
+    the encoder alone can be pretrained. It gives no other setting than SGD (rate 1e-3, momentum 0.9, decay 1e-4) and
+    the tiles of 256². The rest are matterport's defaults, but for anchors of 8 … 128 px in place of 32 … 512, the sizes
+    of nuclei in such a tile, and centred in their cells; RoIAlign's samples at the centres of bins, not on the box's
+    edges; 1000 proposals in training, too, where it takes 2000; 256 detections in place of 100, for a tile may hold 220
+    nuclei; and detections down to a probability of 0.05 in place of 0.7, for the average precision over the ranking.
+    From He et al. it differs in that the heads have batch norms, whose statistics stay 0 and 1 so that they scale and
+    shift alone (matterport freezes them, too), and the region proposal network 512 channels; in one sample a bin,
+    suppression at 0.3 in place of 0.5, one class a proposal, and masks of all detections, not of the first 100.
     """
     size = size_pair(size_px, 2**DEEPEST, "the encoder halves five times")
     chosen = MaskRCNNSettings.of(settings)

@@ -22,9 +22,9 @@ class RoIAlign(layers.Layer):
     """Bilinear samples of P2 … P5 in bins of boxes; Mask R-CNN, section 3.
 
     A box of height h and width w is looked up on one level, P_k with k = ⌊4 + log2(√(h·w) / 224)⌋, held to 2 … 5
-    (Feature Pyramid Networks, equation 1), and divided into size × size bins. A bin's value is the mean of samples × samples
-    points, evenly spread over it. Nothing is rounded to cells: cell i of stride s has its centre at (i + 1/2) · s; a
-    point beyond the outermost centres has their value. The boxes' coordinates get no gradient.
+    (Feature Pyramid Networks, equation 1), and divided into size × size bins. A bin's value is the mean of
+    samples × samples points, evenly spread over it. Nothing is rounded to cells: cell i of stride s has its centre at
+    (i + 1/2) · s; a point beyond the outermost centres has their value. The boxes' coordinates get no gradient.
 
     Called with [boxes (B, N, 4) px, P2, P3, P4, P5 (B, rows, columns, C)], it returns (B · N, size, size, C), float32,
     the boxes of the first image first.
@@ -32,8 +32,8 @@ class RoIAlign(layers.Layer):
     Args:
         size: bins to a side.
         size_px: (height, width) of the image.
-        samples: points to a side of a bin. Mask R-CNN takes 2 and says that the result hardly depends on it; matterport,
-            which GB U-Net used, takes 1.
+        samples: points to a side of a bin. Mask R-CNN takes 2 and says that the result hardly depends on it;
+            matterport, which GB U-Net used, takes 1.
     """
 
     def __init__(self, size: int, size_px: Sequence[int], samples: int = 1, **arguments: Any) -> None:

@@ -78,8 +78,8 @@ class RoiTargets(layers.Layer):
 
     Called with [proposals (B, K, 4) px, boxes (B, G, 4) px, classes int (B, G), labels int (B, H, W): g + 1 on the
     pixels of instance g], it returns, float32,
-    {"boxes": (B, R, 4), "classes": (B, R), 0 background, −1 an empty place, "deltas": (B, R, 4) offsets from each box to
-    its instance's, "masks": (B, P, size, size), 0 or 1}.
+    {"boxes": (B, R, 4), "classes": (B, R), 0 background, −1 an empty place, "deltas": (B, R, 4) offsets from each box
+    to its instance's, "masks": (B, P, size, size), 0 or 1}.
 
     Args:
         count: R.
@@ -156,7 +156,7 @@ def first(candidates: Tensor, order: Tensor, most: int, count: Tensor | None = N
 def drawn(candidates: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` candidates of highest ``order``: int32 (B, count) indices, and bool (B, count), whether it is one.
 
-    Where there are fewer than ``count`` places in all, the last is repeated and counts as none.
+    Where there are fewer than ``count`` places in all, index 0 fills the rest and counts as none.
     """
     found = min(count, candidates.shape[1])
     values, which = ops.top_k(ops.where(candidates, order, -1.0), found)
