@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from tfseg.data.nuclei_boxes import instance_boxes
+from tfseg.data.nuclei_boxes import InstanceTargets, as_inputs, instance_boxes
 
 
 def test_boxes_by_hand():
@@ -26,6 +26,20 @@ def test_the_largest_are_kept():
     assert_array_equal(classes, [1, 1])
     assert_array_equal(numbered, [[1, 1, 0, 2, 2, 2, 0, 0, 0]])
     assert_array_equal(instance_boxes(labels, 9, min_px=3)[2], [[0, 0, 0, 1, 1, 1, 0, 0, 0]])
+
+
+def test_targets_of_a_tile():
+    labels = np.zeros((6, 6), np.int32)
+    labels[0:2, 0:2], labels[2, 2] = 4, 4  # one nucleus, by its corner
+    labels[4:6, 0:2] = 4  # its mirror image
+    labels[0, 5] = 9
+    targets = InstanceTargets(4, min_px=2)
+    found = targets(labels, np.zeros((6, 6), np.float32))
+    assert_array_equal(found["boxes"], [[0, 0, 3, 3], [4, 0, 6, 2], [0] * 4, [0] * 4])
+    assert_array_equal(found["classes"], [1, 1, 0, 0])
+    assert_array_equal(np.unique(found["labels"]), [0, 1, 2])
+    assert {name: (array.shape, array.dtype.type) for name, array in found.items()} == targets.shapes(6)
+    assert as_inputs({"image": 0}, found) == ({"image": 0, **found}, {})
 
 
 def test_a_tile_without_nuclei():

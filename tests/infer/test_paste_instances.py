@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from numpy.testing import assert_array_equal
+from onnx import TensorProto, helper, numpy_helper
 
+from tfseg.files import write_json
 from tfseg.infer.mask_rcnn import PasteOptions, paste_instances, predict_instances
+from tfseg.infer.predictors import onnx_predictor
 from tfseg.metrics import instance_scores
 from tfseg.metrics.coco import coco_ap
 from tfseg.types import NUCLEI_CLASSES, InputSpec, ModelError, ModelSpec
@@ -76,6 +80,44 @@ def test_what_does_not_belong_together(probabilities, boxes, masks, message):
 def test_options_out_of_range(options):
     with pytest.raises(ModelError, match=next(iter(options))):
         paste_instances(two_classes(0.9), [[0, 0, 1, 1]], [FULL], (8, 8), PasteOptions(**options))
+
+
+def write_finder(folder):
+    """An ONNX network of two detections, the same whatever it sees: the first score is the image's mean / 255."""
+    constants = {
+        "boxes": np.array([[[4, 4, 20, 20], [30, 30, 50, 50]]], np.float32),
+        "masks": np.ones((1, 2, 28, 28), np.float32),
+        "scale": np.float32([[[-1 / 255, 1 / 255], [0, 0]]]),
+        "offset": np.float32([[[1, 0], [0.3, 0.7]]]),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Reshape", ["mean", "shape"], ["one"]),
+        helper.make_node("Mul", ["one", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "offset"], ["instances"]),
+        helper.make_node("Identity", ["boxes"], ["instances_boxes"]),
+        helper.make_node("Identity", ["masks"], ["instances_masks"]),
+    ]
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 64, 64, 3])
+    shapes = {"instances_masks": [1, 2, 28, 28], "instances_boxes": [1, 2, 4], "instances": [1, 2, 2]}
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    known = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    known.append(numpy_helper.from_array(np.array([1, 1, 1]), "shape"))
+    graph = helper.make_graph(nodes, "finder", [given], results, known)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(folder / "model.onnx")
+    )
+    write_json(folder / "config.json", SPEC.to_dict())
+    return folder
+
+
+def test_an_onnx_network_finds_in_an_image(tmp_path):
+    predict = onnx_predictor(write_finder(tmp_path), threads=1)
+    image = np.full((64, 64, 3), 204, np.uint8)
+    assert predict(image[None]).shape == (1, 2, 2), "alone, it gives the classes' probabilities"
+    labels, scores, _ = predict_instances(predict.every_output, image, SPEC)
+    assert scores == pytest.approx({1: 0.8, 2: 0.7})
+    assert np.count_nonzero(labels == 1) == 16 * 16 and labels[40, 40] == 2
 
 
 SPEC = ModelSpec(

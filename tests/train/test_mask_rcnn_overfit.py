@@ -21,14 +21,14 @@ from tfseg.train.fit import TrainConfig, fit, reproducible
 from tfseg.train.step import Objective
 from tfseg.types import NUCLEI_CLASSES
 
-SIDE, EPOCHS, STEPS = 128, 6, 50
+SIDE, EPOCHS, STEPS = 128, 4, 50
 SETTINGS = {
-    "pyramid_width": 64,
-    "rpn_width": 64,
+    "pyramid_width": 48,
+    "rpn_width": 48,
     "head_width": 128,
-    "before_nms": 500,
-    "proposals": 100,
-    "detections": 64,
+    "before_nms": 250,
+    "proposals": 60,
+    "detections": 40,
 }
 
 
@@ -40,7 +40,7 @@ def test_four_images_are_learnt_by_heart(shared_data: Path, tmp_path: Path):
     crops = [[cut_tile(array, 64, 96, SIDE) for array in item.load()] for item in items]
     images = np.stack([image for image, _ in crops]).astype(np.float32)
     boxes, classes, labels = (
-        np.stack(one) for one in zip(*(instance_boxes(label, 48, 10) for _, label in crops), strict=True)
+        np.stack(one) for one in zip(*(instance_boxes(label, 32, 10) for _, label in crops), strict=True)
     )
     arguments = {
         "size_px": SIDE,
@@ -53,7 +53,7 @@ def test_four_images_are_learnt_by_heart(shared_data: Path, tmp_path: Path):
     network = build("mask_rcnn", **arguments, weights=weights)
     inputs = {"image": images, "boxes": boxes, "classes": classes, "labels": labels}
     fit(
-        training_network(network, max_instances=48, rois=36),
+        training_network(network, max_instances=32, rois=24),
         lambda start: tf.data.Dataset.from_tensors((inputs, {})).repeat(),
         None,
         TrainConfig(epochs=EPOCHS, steps_per_epoch=STEPS, validation_steps=None, monitor="loss"),

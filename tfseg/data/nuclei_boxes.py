@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import label
 
 MAX_INSTANCES = 256
 """Of a tile; one of 256² at 40x holds up to about 220 nuclei."""
+
+
+@dataclass(frozen=True)
+class InstanceTargets:
+    """What Mask R-CNN learns of a tile, for ``tfseg.data.nuclei_stream.nuclei_dataset``.
+
+    What the tile shows of an id in several pieces that do not touch, by corners neither, is as many instances: where a
+    tile reaches beyond its image, a nucleus and its mirror image have one id.
+
+    Attributes:
+        max_instances, min_px: as :func:`instance_boxes` takes them.
+    """
+
+    max_instances: int = MAX_INSTANCES
+    min_px: int = 10
+
+    def shapes(self, tile_px: int) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+        """Name → (shape, dtype) of each of the three arrays of :func:`instance_boxes`."""
+        return {
+            "boxes": ((self.max_instances, 4), np.float32),
+            "classes": ((self.max_instances,), np.int32),
+            "labels": ((tile_px, tile_px), np.int32),
+        }
+
+    def __call__(self, labels: NDArray[np.integer], border: object = None) -> dict[str, NDArray]:
+        """From labels (H, W); border weights count nothing here."""
+        arrays = instance_boxes(label(labels, background=0, connectivity=2), self.max_instances, self.min_px)
+        return dict(zip(("boxes", "classes", "labels"), arrays, strict=True))
+
+
+def as_inputs(inputs: Mapping[str, Any], targets: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A batch of :class:`InstanceTargets` as the training network takes it, all of it being input; for ``map``."""
+    return {**inputs, **targets}, {}
 
 
 def instance_boxes(

@@ -13,7 +13,8 @@ from tfseg.infer.instance_stitch import Tile, TileGrid, stitch
 from tfseg.types import ModelError, ModelSpec
 
 InstancePredictor = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
-"""From images (B, H, W, 3), RGB in 0..255, to the outputs of a network whose task is "instances", by their names."""
+"""From images (B, H, W, 3), RGB in 0..255, to the outputs of a network whose task is "instances", by their names; such
+as ``tfseg.infer.predictors.onnx_predictor(folder).every_output``."""
 
 
 @dataclass(frozen=True)
