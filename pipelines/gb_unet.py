@@ -1,4 +1,4 @@
-"""GB U-Net and its rivals: fifteen systems that find nuclei, from images with labelled nuclei to one table.
+"""GB U-Net and its rivals: fourteen systems that find nuclei, from images with labelled nuclei to one table.
 
 Lagree et al., "A review and comparison of breast tumor cell nuclei segmentation performances using deep convolutional
 neural networks", Sci. Rep. 2021.
@@ -17,7 +17,7 @@ OUT/predictions/<system> (labels, TIFF, uint32; overlays: hits green, misses red
 scores.csv, summary.md (means ± sd, by organ, all nuclei), precision over IoU thresholds of all systems in one figure.
 
 `--small` runs the three classical systems and one U-Net that two cores train in an hour or two: MobileNetV2, a border
-class, colour augmentation, a falling learning rate. It is none of the paper's fifteen.
+class, colour augmentation, a falling learning rate. It is none of the paper's.
 
 Hyperparameters default to the paper's section "Training" and each is an option (--help). Expected, from the paper's
 breast images of MoNuSeg: AJI 0.536 for GB U-Net, 0.528 for Mask R-CNN, 0.508 for U-Net DenseNet201, 0.340 for Fiji. Not
@@ -41,13 +41,16 @@ from tfseg.data.nuclei_store import NucleiStore
 from tfseg.export.onnx import export_onnx
 from tfseg.infer.classical import CLASSICAL
 from tfseg.infer.instances import InstanceOptions
+from tfseg.infer.mask_rcnn import predict_instances
 from tfseg.infer.nuclei import label_image
-from tfseg.infer.predictors import load_predictor
+from tfseg.infer.predictors import load_predictor, onnx_predictor
 from tfseg.nuclei_comparison import NucleiSystem, compare_nuclei
 from tfseg.train.fit import TrainConfig
+from tfseg.train.mask_rcnn import MaskRCNNTraining, train_mask_rcnn
 from tfseg.train.nuclei import assemble_nuclei, train_nuclei
 from tfseg.train.nuclei_data import colours_of
 from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, ThresholdSettings
+from tfseg.types import ModelSpec
 
 METHODS = {"Otsu": "otsu", "Watershed": "watershed", "Fiji": "fiji"}
 ENCODERS = {
@@ -62,9 +65,10 @@ ENCODERS = {
 }
 UNETS = {f"U-Net-{name}": encoder for name, encoder in ENCODERS.items()}
 MEMBERS = ("U-Net-VGG19", "U-Net-ResNet101", "U-Net-DenseNet121")
+MASK_RCNN = "Mask-R-CNN"
 STACKED = {"U-Net-ensemble": "unet_ensemble", "GB-U-Net": "gb_unet"}
-SYSTEMS = (*METHODS, *UNETS, *STACKED)
-"""The paper's fifteen."""
+SYSTEMS = (*METHODS, *UNETS, MASK_RCNN, *STACKED)
+"""The paper's."""
 SMALL_UNET = "U-Net-MobileNetV2"
 Name = Literal[(*SYSTEMS, SMALL_UNET)]  # type: ignore[valid-type]
 
@@ -103,6 +107,7 @@ def main(
     workers: int = 2,
     split: NucleiSplit = NucleiSplit(),  # noqa: B008
     training: NucleiSettings = PAPER,
+    mask_rcnn: MaskRCNNTraining = MaskRCNNTraining(),  # noqa: B008
 ) -> None:
     """Compares systems that find nuclei.
 
@@ -118,12 +123,13 @@ def main(
         workers: images at a time.
         split: which images train, validate and test.
         training: how the paper's networks are trained; architecture and encoder follow from the system.
+        mask_rcnn: what is Mask R-CNN's own in it.
     """
     if small or quick:
         training = dataclasses.replace(training, normalisation=NormalisationSettings())
     training = dataclasses.replace(training, split=split)
     index_nuclei(images, out / "index", workers=workers)
-    run = Run(out, tuple(indexed_items(out / "index")), training, small_weights, joint, quick)
+    run = Run(out, tuple(indexed_items(out / "index")), training, mask_rcnn, small_weights, joint, quick)
     names = systems or ((*METHODS, SMALL_UNET) if small else SYSTEMS)
     compare_nuclei(run.test_images(workers), {name: functools.partial(run.make, name) for name in names}, out, by)
     print((out / "scores" / "summary.md").read_text(encoding="utf-8"))
@@ -136,6 +142,7 @@ class Run:
     out: Path
     items: tuple[NucleiItem, ...]
     training: NucleiSettings
+    mask_rcnn: MaskRCNNTraining
     small_weights: str
     joint: bool
     quick: bool
@@ -153,14 +160,17 @@ class Run:
         """A system, trained where it is not yet."""
         if name in METHODS:
             return NucleiSystem(CLASSICAL[METHODS[name]], f"{METHODS[name]}, {InstanceOptions()}")
-        return network_system(export_onnx(self.train(name)).parent)
+        folder = export_onnx(self.train(name)).parent
+        return mask_rcnn_system(folder) if name == MASK_RCNN else network_system(folder)
 
     def train(self, name: str) -> Path:
         """The model folder of a network, its members trained before it."""
         if name in self.trained:
             return self.trained[name]
         folder, settings = self.out / "designs" / name, self.settings(name)
-        if name == "U-Net-ensemble":
+        if name == MASK_RCNN:
+            train_mask_rcnn(self.items, folder, settings, shrunk_rcnn(self.mask_rcnn) if self.quick else self.mask_rcnn)
+        elif name == "U-Net-ensemble":
             assemble_nuclei(self.items, folder, settings)
         else:
             train_nuclei(self.items, folder, settings)
@@ -198,12 +208,28 @@ def shrunk(settings: NucleiSettings) -> NucleiSettings:
     )
 
 
+def shrunk_rcnn(own: MaskRCNNTraining) -> MaskRCNNTraining:
+    """The same for Mask R-CNN."""
+    narrow = {"pyramid_width": 4, "rpn_width": 4, "head_width": 4, "before_nms": 20, "proposals": 8, "detections": 4}
+    train = dataclasses.replace(own.train, epochs=1, steps_per_epoch=1, validation_steps=1)
+    return dataclasses.replace(own, encoder="mobilenetv2", alpha=0.35, network=narrow, rois=6, train=train)
+
+
 def network_system(folder: Path) -> NucleiSystem:
-    """A model folder with its ONNX."""
+    """A model folder of a network that labels pixels, with its ONNX."""
     predict, spec = load_predictor(folder)
-    files = (folder / "config.json", folder / "model.onnx")
-    identity = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return NucleiSystem(lambda image: label_image(predict, spec, image), identity)
+    return NucleiSystem(lambda image: label_image(predict, spec, image), identity(folder))
+
+
+def mask_rcnn_system(folder: Path) -> NucleiSystem:
+    """A model folder of Mask R-CNN, with its ONNX."""
+    predict, spec = onnx_predictor(folder).every_output, ModelSpec.load(folder)
+    return NucleiSystem(lambda image: predict_instances(predict, image, spec).labels, identity(folder))
+
+
+def identity(folder: Path) -> str:
+    """Changes with the network and with its spec."""
+    return hashlib.sha256((folder / "config.json").read_bytes() + (folder / "model.onnx").read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ class ModelSpec:
         name: what the user calls the model.
         architecture: key in ``tfseg.models.MODELS``.
         arguments: keyword arguments that rebuild the network with that key.
-        task: "classification" (one vector of class probabilities a patch) or "segmentation" (one a pixel).
+        task: "classification" (one vector of class probabilities a patch), "segmentation" (one a pixel) or "instances"
+            (one an instance; boxes and masks are further outputs).
         inputs: in the order in which a predictor takes them.
         outputs: output names; the first is the one to use, others serve training (deep supervision).
         classes: index i of the last output axis is ``classes[i]``.

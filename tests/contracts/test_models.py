@@ -19,7 +19,9 @@ from skimage.data import immunohistochemistry
 import tfseg
 from tfseg.export.onnx import OPSETS, PARITY, convert
 from tfseg.files import write_json
+from tfseg.losses import mask_rcnn_losses
 from tfseg.models import MODELS, build, describe, load, save
+from tfseg.models.mask_rcnn import training_network
 from tfseg.types import ClassSpec, ModelError, ModelSpec
 
 TINY = {
@@ -44,6 +46,18 @@ TINY = {
     "half_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
     "unet_ensemble": {"size_px": (32, 64), "encoders": 3 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
     "gb_unet": {"size_px": (32, 64), "encoders": 3 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
+    "mask_rcnn": {
+        "size_px": (32, 64),
+        "encoder": tiny_encoder.NAME,
+        "settings": {
+            "pyramid_width": 4,
+            "rpn_width": 6,
+            "head_width": 8,
+            "before_nms": 40,
+            "proposals": 9,
+            "detections": 5,
+        },
+    },
 }
 WRONG_SIZE = {
     "mobilenetv2_classifier": (33, "32 or 64"),
@@ -52,7 +66,7 @@ WRONG_SIZE = {
     "dmmn_m2s": (18, "16 or 24"),
     "dmmn_m3": (18, "16 or 24"),
     "hooknet": (55, "52 or 60"),
-    **dict.fromkeys(("encoder_unet", "multi_level", "deeplabv3", "unet_ensemble", "gb_unet"), (18, "32")),
+    **dict.fromkeys(("encoder_unet", "multi_level", "deeplabv3", "unet_ensemble", "gb_unet", "mask_rcnn"), (18, "32")),
 }
 THREE_FIELDS = {"image_20x": 0.5, "image_10x": 1.0, "image_5x": 2.0}
 TWO_FIELDS = {"image_20x": 0.5, "image_5x": 2.0}
@@ -66,6 +80,7 @@ WHOLE_SLIDE = {"unet", "agunet", "dagunet", "doubleunet"}
 OUTPUTS = {
     **dict.fromkeys(("agunet", "dagunet", "doubleunet"), ("segmentation", "segmentation_1")),
     "multi_level": ("segmentation", "segmentation_high", "segmentation_context"),
+    "mask_rcnn": ("instances", "instances_boxes", "instances_masks"),
 }
 OUTPUT_PX = {
     ("hooknet", "segmentation"): (6, 14),
@@ -73,6 +88,8 @@ OUTPUT_PX = {
     ("dagunet", "segmentation_1"): (8, 12),
 }
 """Where it is not the size of the input."""
+INSTANCES = {"mask_rcnn": {"instances": (5, 3), "instances_boxes": (5, 4), "instances_masks": (5, 28, 28)}}
+"""Outputs of networks that find instances, without the batch; the first holds probabilities of classes."""
 CLASSES = tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "tumour", "other"))
 
 each_model = pytest.mark.parametrize("name", list(MODELS))
@@ -98,6 +115,27 @@ def batch(model: keras.Model) -> dict[str, np.ndarray]:
         if name == "heatmap":
             inputs[name] = random.random((2, height, width, 1), "float32")
     return inputs
+
+
+def task_of(name: str) -> str:
+    return "classification" if "classifier" in name else "instances" if name in INSTANCES else "segmentation"
+
+
+def distributions(name: str, outputs: dict) -> dict:
+    """The outputs that are probabilities of classes."""
+    return {key: p for key, p in outputs.items() if name not in INSTANCES or key == "instances"}
+
+
+def training_loss(name: str, model: keras.Model, inputs: dict[str, np.ndarray]) -> tf.Tensor:
+    """A loss that every weight should move."""
+    if name in INSTANCES:
+        labels = np.zeros((2, *inputs["image"].shape[1:3]), "int32")
+        labels[:, 3:12, 5:20] = 1
+        truth = {"boxes": np.array([[[3, 5, 12, 20]]] * 2, "float32"), "classes": np.full((2, 1), 2), "labels": labels}
+        outputs = training_network(model, max_instances=1, rois=6)({**inputs, **truth}, training=True)
+        return sum(term(inputs, {}, outputs) for term in mask_rcnn_losses().values())
+    outputs = model(inputs, training=True)
+    return sum(tf.reduce_mean(tf.math.log(p[..., 0] + 1e-3)) for p in outputs.values())
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +173,10 @@ def test_spec_says_what_goes_in_and_what_comes_out(name, network):
     assert set(outputs) == set(spec.outputs)
     for output in spec.outputs:
         shape = () if classifies else OUTPUT_PX.get((name, output), size)
-        assert outputs[output].shape == (2, *shape, len(CLASSES))
-        np.testing.assert_allclose(np.sum(outputs[output], axis=-1), 1, atol=1e-5)
-    assert spec.dense == (not classifies and name not in WHOLE_SLIDE)
+        assert outputs[output].shape == (2, *INSTANCES.get(name, {}).get(output, (*shape, len(CLASSES))))
+    for found in distributions(name, outputs).values():
+        np.testing.assert_allclose(np.sum(found, axis=-1), 1, atol=1e-5)
+    assert spec.dense == (task_of(name) == "segmentation" and name not in WHOLE_SLIDE)
     if spec.dense:
         assert spec.output_px == outputs["segmentation"].shape[1:3]
         assert (spec.output_mpp, spec.stride_px) == (spec.inputs[0].mpp, spec.output_px[0])
@@ -148,8 +187,7 @@ def test_every_trainable_weight_learns(name, network):
     model = network(name)
     inputs = batch(model)
     with tf.GradientTape() as tape:
-        outputs = model(inputs, training=True)
-        loss = sum(tf.reduce_mean(tf.math.log(p[..., 0] + 1e-3)) for p in outputs.values())
+        loss = training_loss(name, model, inputs)
     assert np.isfinite(loss)
     variables = [v.value for v in model.trainable_variables]
     for variable, gradient in zip(model.trainable_variables, tape.gradient(loss, variables), strict=True):
@@ -163,7 +201,7 @@ def test_saved_and_loaded_gives_the_same(name, network, tmp_path):
     save(model, spec_of(name, model, "mine"), tmp_path / name)
     loaded, spec = load(tmp_path / name)
     assert spec.name == "mine" and spec == spec_of(name, model, "mine")
-    assert spec.task == ("classification" if "classifier" in name else "segmentation")
+    assert spec.task == task_of(name)
     inputs = batch(model)
     for key, expected in model(inputs, training=False).items():
         np.testing.assert_array_equal(loaded(inputs, training=False)[key], expected)
@@ -196,8 +234,11 @@ def test_trains_a_step_in_mixed_precision(name):
     try:
         model = build(name, **arguments(name))
         assert {p.dtype for p in model.output.values()} == {"float32"}
-        for output, found in model(batch(model), training=False).items():
+        for output, found in distributions(name, model(batch(model), training=False)).items():
             np.testing.assert_allclose(np.sum(found, axis=-1), 1, atol=1e-5, err_msg=output)
+        if name in INSTANCES:
+            assert np.isfinite(training_loss(name, model, batch(model)))
+            return
         targets = {key: np.zeros((2, *p.shape[1:]), "float32") for key, p in model.output.items()}
         for target in targets.values():
             target[..., 1] = 1

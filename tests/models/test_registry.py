@@ -46,6 +46,8 @@ def folder(tmp_path):
         ("half_unet", 7_773_892, 7_767_044),
         ("unet_ensemble", 88_169_350, 87_974_406),
         ("gb_unet", 96_044_664, 7_869_298),
+        # what matterport's Mask R-CNN on ResNet101 has for two classes
+        ("mask_rcnn", 63_733_406, 63_621_918),
     ],
 )
 def test_parameters_are_those_of_the_paper(name, total, trainable):

@@ -90,9 +90,17 @@ class OnnxPredictor:
         self._output = _match_output(path, spec, self._session.get_outputs())
 
     def __call__(self, *batches: NDArray[Any]) -> NDArray[np.float32]:
+        return self._run([self._output], batches)[0]
+
+    def every_output(self, *batches: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """All outputs by name, as :func:`tfseg.infer.mask_rcnn.predict_instances` wants them."""
+        names = [node.name for node in self._session.get_outputs()]
+        return dict(zip(names, self._run(names, batches), strict=True))
+
+    def _run(self, names: list[str], batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         feed = {name: np.asarray(batch, np.float32) for name, batch in zip(self._inputs, batches, strict=True)}
         try:
-            return np.asarray(self._session.run([self._output], feed)[0], np.float32)
+            return [np.asarray(found, np.float32) for found in self._session.run(names, feed)]
         except Exception as error:
             shapes = ", ".join(f"{name} {batch.shape}" for name, batch in feed.items())
             raise ModelError(f"{self._path}: ONNX Runtime failed on {shapes}. {error}") from error
@@ -121,7 +129,7 @@ def _match_output(path: Path, spec: ModelSpec, found: Sequence[Any]) -> str:
     """The output that the spec names first; where the export renamed them for FAST, the alphabetically first."""
     shapes = {node.name: node.shape for node in found}
     name = spec.outputs[0] if spec.outputs[0] in shapes else min(shapes)
-    rank = 2 if spec.task == "classification" else 4
+    rank = {"classification": 2, "instances": 3}.get(spec.task, 4)
     shape = shapes[name]
     if len(shape) != rank or not _fits(shape[-1:], (len(spec.classes),)):
         raise ModelError(

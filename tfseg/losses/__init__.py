@@ -1,4 +1,4 @@
-"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, and the weights of classes and samples."""
+"""Losses: cross-entropy and soft Dice that leave out what nobody annotated, weights for them; those of Mask R-CNN."""
 
 from tfseg.losses.crossentropy import (
     ClusterWeightedCrossentropy,
@@ -9,6 +9,7 @@ from tfseg.losses.crossentropy import (
     pixel_weighted_crossentropy,
 )
 from tfseg.losses.dice import SoftDice, WeightedSoftDice, soft_dice
+from tfseg.losses.mask_rcnn import mask_rcnn_losses
 from tfseg.losses.weights import class_weights, cluster_weights, dynamic_class_weights
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "cluster_weights",
     "crossentropy",
     "dynamic_class_weights",
+    "mask_rcnn_losses",
     "pixel_weighted_crossentropy",
     "soft_dice",
 ]

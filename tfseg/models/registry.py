@@ -23,6 +23,7 @@ from tfseg.models.double_unet import doubleunet
 from tfseg.models.encoder_unet import encoder_unet
 from tfseg.models.gb_unet import gb_unet, unet_ensemble
 from tfseg.models.hooknet import hooknet
+from tfseg.models.mask_rcnn import mask_rcnn
 from tfseg.models.multi_level import multi_level
 from tfseg.models.patch_classifier import inceptionv3_classifier, mobilenetv2_classifier
 from tfseg.models.plain_unet import plain_unet
@@ -52,6 +53,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "half_unet": half_unet,
     "unet_ensemble": unet_ensemble,
     "gb_unet": gb_unet,
+    "mask_rcnn": mask_rcnn,
 }
 """Architecture name → builder. Its defaults are the paper's settings; keyword arguments change them."""
 
@@ -89,6 +91,7 @@ ABOUT: dict[str, tuple[str, str]] = {
     "half_unet": ("U-Net 32 … 512 with batch norm", "CD-UNET (compared with), UNET"),
     "unet_ensemble": ("mean of the U-Nets on VGG19, ResNet101, DenseNet121", "GB U-Net, U-Net Ensemble"),
     "gb_unet": ("a U-Net 16 … 512 behind those on VGG19, ResNet101, DenseNet121, which are frozen", "GB U-Net"),
+    "mask_rcnn": ("feature pyramid on ResNet101, proposals, RoIAlign, box and mask heads", "GB U-Net, Mask R-CNN"),
 }
 """Architecture name → (structure in a line, paper and design)."""
 
@@ -117,6 +120,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 }
 """What a paper builds of an architecture that has other defaults: name → (architecture, arguments, structure, paper and
 design). No names to build by: :func:`build` takes the architecture and the arguments."""
+
+TASKS = {"probabilities": "classification", "segmentation": "segmentation", "instances": "instances"}
+"""Main output → the task of a network's spec."""
 
 _NOT_STORED = ("weights",)
 """Arguments that say where the first weights came from: no part of what the network is."""
@@ -177,14 +183,15 @@ def describe(
         InputSpec(key, tuple(shapes[key][1:3]), shapes[key][3], field, "heatmap" if key == "heatmap" else "image")
         for key, field in mpps.items()
     )
-    classifies = "probabilities" in output_names(model)
-    dense = not classifies and "heatmap" not in mpps and inputs[0].mpp is not None
+    kind = output_names(model)[0]
+    classifies = kind == "probabilities"
+    dense = kind == "segmentation" and "heatmap" not in mpps and inputs[0].mpp is not None
     output_px = tuple(model.output[output_names(model)[0]].shape[1:3]) if dense else None
     return ModelSpec(
         name=name or architecture,
         architecture=architecture,
         arguments={k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items() if k not in _NOT_STORED},
-        task="classification" if classifies else "segmentation",
+        task=TASKS[kind],
         inputs=inputs,
         outputs=output_names(model),
         classes=classes,

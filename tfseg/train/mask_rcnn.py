@@ -64,8 +64,8 @@ def train_mask_rcnn(
 ) -> ModelSpec:
     """Trains Mask R-CNN, chooses the least score of a nucleus on the validation images, and writes the model folder.
 
-    ``out`` gets what :func:`tfseg.train.nuclei.train_nuclei` writes, but for the confusion. Called again after a stop it
-    goes on where it was.
+    ``out`` gets what :func:`tfseg.train.nuclei.train_nuclei` writes, but for the confusion. Called again after a stop
+    it goes on where it was.
 
     Args:
         items: images, as of :func:`tfseg.data.nuclei_index.indexed_items`.
