@@ -44,8 +44,8 @@ TINY = {
     "deeplabv3": {"size_px": (32, 64), "encoder": tiny_encoder.NAME, "aspp_filters": 4},
     "cd_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
     "half_unet": {"size_px": (16, 24), "widths": (4, 6, 8)},
-    "unet_ensemble": {"size_px": (32, 64), "encoders": 3 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
-    "gb_unet": {"size_px": (32, 64), "encoders": 3 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
+    "unet_ensemble": {"size_px": (32, 64), "encoders": 2 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
+    "gb_unet": {"size_px": (32, 64), "encoders": 2 * (tiny_encoder.NAME,), "widths": (8, 6, 4, 4, 4)},
     "mask_rcnn": {
         "size_px": (32, 64),
         "encoder": tiny_encoder.NAME,
