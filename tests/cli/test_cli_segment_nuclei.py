@@ -69,13 +69,17 @@ def test_broken_pictures_are_named_and_the_exit_code_is_1(tfseg, network, pictur
         (("--nuclei", "--probability"), ("--nuclei has no --probability",)),
         (("--nuclei", "--thresholds", "nucleus", "0.5"), ("--nuclei has no --thresholds",)),
         (("--stains", "dab"), ("--stains", "add --nuclei")),
-        ((), ("--model and --out is missing",)),
-        (("--out", "x"), ("--model is missing",)),
     ],
 )
 def test_wrong_use_is_explained(fails, network, picture, tmp_path, arguments, words):
     model = ("--model", network) if "--nuclei" in arguments or "--stains" in arguments else ()
     fails(("segment", picture, *arguments, *model), *words)
+
+
+def test_regions_need_a_model_and_a_folder(tfseg, picture):
+    for arguments, words in (((), "--model and --out missing"), (("--out", "x"), "--model missing")):
+        found = tfseg("segment", picture, *arguments)
+        assert found.code == 2 and words in found.err
 
 
 def test_a_missing_default_network_is_explained(fails, picture, tmp_path, monkeypatch):

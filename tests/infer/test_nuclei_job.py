@@ -202,6 +202,7 @@ def test_a_picture_without_nuclei(network, tmp_path):
         (SegmentOptions(dense=DenseOptions(below="ignore")), "--nuclei has no --below"),
         (SegmentOptions(dense=DenseOptions(threshold=2)), "--threshold 2: expected a probability"),
         (SegmentOptions(dense=DenseOptions(stride_px=100)), "leaves gaps"),
+        (SegmentOptions(dense=DenseOptions(stride_px=0)), "--stride-px 0: expected 1"),
     ],
 )
 def test_options_that_would_be_passed_over_are_an_error(network, picture, tmp_path, options, words):

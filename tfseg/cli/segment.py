@@ -54,7 +54,9 @@ def segment(
         out = out or NUCLEI_OUT
         report = segment_nuclei(slides, model, out, options, how, None if model is None else read_colours(model))
     else:
-        model, out = _needed(model, out, how)
+        _check_nuclei_options(how)
+        if model is None or out is None:
+            return _tell_missing(model, out)
         report = segment_slides(slides, model, out, options)
     for name, summary in report.summaries.items():
         found = _nuclei(summary) if nuclei else _areas(summary["areas_mm2"])
@@ -66,19 +68,19 @@ def segment(
     return 1 if report.failures else 0
 
 
-def _needed(model: Path | None, out: Path | None, how: NucleiSettings) -> tuple[Path, Path]:
-    """Model and output folder of a segmentation of regions.
-
-    Raises:
-        TfsegError: one is missing, or there are options of nuclei.
-    """
+def _check_nuclei_options(how: NucleiSettings) -> None:
+    """Raises TfsegError for options of nuclei, which a segmentation of regions would pass over without a word."""
     changed = ", ".join(f"--{name.replace('_', '-')}" for name in how.changed())
     if changed:
         raise TfsegError(f"{changed}: of nuclei alone; add --nuclei, or leave it out.")
-    if model is None or out is None:
-        missing = " and ".join(name for name, given in (("--model", model), ("--out", out)) if given is None)
-        raise TfsegError(f"{missing} is missing: only --nuclei has a network and a folder of its own. See --help.")
-    return model, out
+
+
+def _tell_missing(model: Path | None, out: Path | None) -> int:
+    """Says what a segmentation of regions needs; returns the exit code of wrong usage."""
+    missing = " and ".join(name for name, given in (("--model", model), ("--out", out)) if given is None)
+    text = f"tfseg segment: {missing} missing: only --nuclei has a network and a folder of its own. See --help."
+    print(text, file=sys.stderr)
+    return 2
 
 
 def _nuclei(summary: dict[str, Any]) -> str:

@@ -45,7 +45,8 @@ class DenseOptions:
 
     def filled(self, border: Border, stride_px: int | None = None) -> DenseOptions:
         """The same with these values where it has None."""
-        return replace(self, border=self.border or border, stride_px=self.stride_px or stride_px)
+        stride_px = stride_px if self.stride_px is None else self.stride_px
+        return replace(self, border=self.border or border, stride_px=stride_px)
 
     def changed(self) -> list[str]:
         """Names of the options that are not the defaults."""
