@@ -9,19 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import shapely
 
 from tfseg.data.cohort import CohortRow
 from tfseg.files import write_text
+from tfseg.infer.instance_outputs import DETECTIONS
 from tfseg.infer.outputs import MASK
 from tfseg.infer.segmentation import HEATMAP
 from tfseg.slides.annotations import load_annotation
 from tfseg.slides.base import Slide, open_slide
 from tfseg.slides.class_table import ClassTable
+from tfseg.slides.geojson import read_geojson
 from tfseg.slides.label_raster import LabelRaster
 from tfseg.slides.rasterise import PixelGrid
 
 PICTURE_PX = 560
 """Longer side of the pictures of :func:`slide_pictures`."""
+
+OUTLINE = (0, 230, 0)
+"""Of nuclei: green, which haematoxylin, eosin and DAB are not."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -29,7 +35,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1280
 h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
 table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .3rem .8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr:nth-child(even) { background: #f6f6f6; }
-.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .6rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: .6rem; }
 figure { margin: 0; } figure img { width: 100%; border: 1px solid #ccc; } figcaption { font-size: 13px; color: #555; }
 code { background: #f2f2f2; padding: .1rem .3rem; } ul { padding-left: 1.2rem; } .note { color: #555; }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; border: 1px solid #999; }
@@ -75,7 +81,7 @@ def write_report(
     title: str,
     lines: Sequence[str],
     tables: Mapping[str, str],
-    slides: Sequence[SlidePictures],
+    pictures: Mapping[str, Sequence[SlidePictures]],
     files: Mapping[str, Path],
 ) -> Path:
     """Writes the page.
@@ -85,7 +91,7 @@ def write_report(
         title: headline.
         lines: sentences under it, plain text.
         tables: heading → HTML table (see :func:`table`).
-        slides: a row of pictures each.
+        pictures: heading → slides, a row of pictures each.
         files: what it is → where it lies; shown relative to the page.
     """
     path = Path(path)
@@ -93,12 +99,12 @@ def write_report(
     parts += [f'<p class="note">{html.escape(line)}</p>' for line in lines]
     for heading, body in tables.items():
         parts.append(f"<h2>{html.escape(heading)}</h2>{body}")
-    if slides:
-        parts.append("<h2>Held-out slides</h2>")
-    for slide in slides:
-        figures = "".join(picture(image, caption) for caption, image in slide.pictures.items())
-        parts.append(f"<h3>{html.escape(slide.name)}</h3><p>{html.escape(slide.line)}</p>")
-        parts.append(f'<div class="pictures">{figures}</div>')
+    for heading, slides in pictures.items():
+        parts.append(f"<h2>{html.escape(heading)}</h2>")
+        for slide in slides:
+            figures = "".join(picture(image, caption) for caption, image in slide.pictures.items())
+            parts.append(f"<h3>{html.escape(slide.name)}</h3><p>{html.escape(slide.line)}</p>")
+            parts.append(f'<div class="pictures">{figures}</div>')
     if files:
         parts.append("<h2>Files</h2><ul>")
         for what, where in files.items():
@@ -146,6 +152,25 @@ def slide_pictures(row: CohortRow, folder: Path, classes: ClassTable | None = No
     pictures["segmentation"] = tint(image, found == 1, (200, 0, 0))
     pictures["ground truth"] = tint(image, truth == 1, (0, 130, 0))
     return pictures
+
+
+def nuclei_pictures(image: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
+    """A picture, and the outlines of its nuclei on it, twice as large.
+
+    Args:
+        image: uint8 RGB (H, W, 3), level-0 pixels.
+        folder: what ``tfseg segment --nuclei`` wrote for it.
+    """
+    import cv2
+
+    large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    shown = large.copy()
+    for nucleus in read_geojson(folder / DETECTIONS):
+        for ring in shapely.get_rings(shapely.get_parts(nucleus.polygon)):
+            # OpenCV counts from the centre of the first pixel.
+            points = np.rint(2 * shapely.get_coordinates(ring) - 0.5).astype(np.int32)
+            cv2.polylines(shown, [points], True, OUTLINE)
+    return {"picture": large, "nuclei": shown}
 
 
 def _raster(path: Path, slide: Slide, grid: PixelGrid) -> np.ndarray:

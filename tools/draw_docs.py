@@ -12,9 +12,12 @@ import tyro
 from matplotlib.figure import Figure
 
 from tfseg.files import atomic_path
-from tfseg.types import Window
+from tfseg.types import CohortError, Window
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+OUTLINES = Path(__file__).resolve().parent / "notebooks" / "immunohistochemistry_nuclei.geojson"
+CORNER = np.s_[228:420, 160:352]
+"""Where the outlines were drawn."""
 TILE_PX = 256
 
 
@@ -104,6 +107,56 @@ def colour_normalisation() -> Figure:
     return figure
 
 
+def nuclei_hits() -> Figure:
+    """Three systems without a network on a corner of scikit-image's ``immunohistochemistry``: hits and misses, scores.
+
+    The truth is the labelling that was drawn for ``tools/notebooks``, which measures no method.
+    """
+    from skimage import data
+    from skimage.segmentation import find_boundaries
+
+    from tfseg.data.nuclei_labels import lay, polygon_mask
+    from tfseg.infer.classical import fiji, otsu, watershed
+    from tfseg.infer.instances import InstanceOptions
+    from tfseg.metrics.instance_plots import hit_overlay
+    from tfseg.metrics.instances import instance_scores
+    from tfseg.slides.geojson import read_geojson
+
+    whole = data.immunohistochemistry()
+    outlines = [nucleus.polygon for nucleus in read_geojson(OUTLINES)]
+    labels, _ = lay(whole.shape[:2], [("", *polygon_mask(outline, whole.shape[:2])) for outline in outlines])
+    image, truth = np.ascontiguousarray(whole[CORNER]), labels[CORNER]
+    options = InstanceOptions(min_area_px=20)
+    systems = {
+        "Otsu": otsu(image, options),
+        "watershed": watershed(image, options),
+        "Fiji on haematoxylin": fiji(image, options, channel="haematoxylin", sigma_px=1),
+    }
+    large, numbers = (array.repeat(2, axis=0).repeat(2, axis=1) for array in (image, truth))
+    large[find_boundaries(numbers, mode="inner")] = (255, 255, 0)
+    panels = {f"truth: {len(outlines)} nuclei": large}
+    for name, found in systems.items():
+        scores = instance_scores(truth, found)
+        title = f"{name}\nAJI {scores['aji']:.3f}, map_precision {scores['map_precision']:.3f}"
+        panels[title] = hit_overlay(image, truth, found, lighten=0.5)
+    figure = Figure(figsize=(3.2 * len(panels), 3.75), layout="constrained")
+    for axis, (title, picture) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axis.imshow(picture)
+        axis.set_anchor("S")
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    return figure
+
+
+def ap_curves(scores: Path) -> Figure:
+    """AP over IoU thresholds of the systems in ``classical.csv``, which ``tools/score_classical.py`` wrote."""
+    import pandas as pd
+
+    from tfseg.metrics.instance_plots import ap_figure
+
+    return ap_figure(dict(list(pd.read_csv(scores).groupby("system", sort=False))))
+
+
 def _synthetic_tile(stain: str, scanner: str) -> np.ndarray:
     """The middle of a synthetic slide, uint8 RGB (TILE_PX, TILE_PX, 3)."""
     from tfseg.slides import open_slide
@@ -120,22 +173,38 @@ FIGURES = {
     "schedules": (schedules, "stepwise_cyclic.png", 110),
     "targeted_hsv": (targeted_hsv, "targeted_hsv.png", 80),
     "colour_normalisation": (colour_normalisation, "colour_normalisation.png", 72),
+    "nuclei_hits": (nuclei_hits, "nuclei_hits.png", 120),
 }
 """Name → function, file, dots per inch."""
+MEASURED = {"ap_curves": (ap_curves, "ap_curves.png", 110)}
+"""The same of figures that show what was measured elsewhere."""
 
 
 def main(
-    figure: tyro.conf.Positional[Literal["schedules", "targeted_hsv", "colour_normalisation"]], /, folder: Path = IMAGES
+    figure: tyro.conf.Positional[
+        Literal["schedules", "targeted_hsv", "colour_normalisation", "nuclei_hits", "ap_curves"]
+    ],
+    /,
+    folder: Path = IMAGES,
+    scores: Path | None = None,
 ) -> None:
     """Draws one figure.
 
     Args:
         figure: which.
         folder: where it goes.
+        scores: for ap_curves: classical.csv of tools/score_classical.py.
     """
-    draw, name, dpi = FIGURES[figure]
+    if figure in MEASURED:
+        if scores is None:
+            raise CohortError(f"{figure} shows measurements. Give classical.csv of tools/score_classical.py: --scores.")
+        measure, name, dpi = MEASURED[figure]
+        drawn = measure(scores)
+    else:
+        draw, name, dpi = FIGURES[figure]
+        drawn = draw()
     with atomic_path(folder / name) as temporary:
-        draw().savefig(temporary, dpi=dpi)
+        drawn.savefig(temporary, dpi=dpi)
     print(folder / name)
 
 
