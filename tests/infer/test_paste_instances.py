@@ -5,6 +5,7 @@ import onnx
 import pytest
 from numpy.testing import assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
+from scipy import ndimage
 
 from tfseg.files import write_json
 from tfseg.infer.mask_rcnn import PasteOptions, paste_instances, predict_instances
@@ -143,13 +144,13 @@ def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def finder(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Finds every grey value in one field, surer of lighter ones."""
+    """Finds every piece of one grey in a field, surer of lighter ones."""
     assert images.shape == (1, 64, 64, 3) and images.dtype == np.float32
-    greys = [grey for grey in np.unique(images) if grey > 0]
-    boxes = []
-    for grey in greys:
-        y, x = np.nonzero(images[0, ..., 0] == grey)
-        boxes.append([y.min(), x.min(), y.max() + 1, x.max() + 1])
+    greys, boxes = [], []
+    for grey in np.unique(images[images > 0]):
+        for rows, columns in ndimage.find_objects(ndimage.label(images[0, ..., 0] == grey)[0]):
+            greys.append(grey)
+            boxes.append([rows.start, columns.start, rows.stop, columns.stop])
     scores = two_classes(*(0.5 + grey / 512 for grey in greys))
     return {
         "instances": scores.reshape(1, -1, 2),

@@ -73,4 +73,5 @@ def test_four_images_are_learnt_by_heart(shared_data: Path, tmp_path: Path):
             labels, found["instances"], found["instances_boxes"], found["instances_masks"], strict=True
         )
     ]
+    print("AJI", ajis)
     assert np.mean(ajis) > 0.8, ajis

@@ -72,6 +72,18 @@ class MaskRCNNSettings:
         return found
 
 
+@keras.saving.register_keras_serializable("tfseg")
+class FixedBatchNormalization(layers.BatchNormalization):
+    """Batch norm that uses and keeps its statistics in training, too; scale and shift train.
+
+    A batch of boxes, empty ones among them, has no statistics worth taking.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        # A network around it hands its own ``training`` down, whatever the layer was called with.
+        return super().call(inputs, training=False, mask=mask)
+
+
 def mask_rcnn(
     size_px: int | tuple[int, int] = 256,
     num_classes: int = 2,
@@ -267,5 +279,4 @@ def _mask_head(settings: MaskRCNNSettings, num_classes: int) -> keras.Model:
 
 
 def _scaled_relu(x: Tensor, name: str) -> Tensor:
-    """Batch norm that keeps its statistics in training, too, and ReLU: a batch of boxes has none worth taking."""
-    return layers.Activation("relu", name=f"{name}_relu")(layers.BatchNormalization(name=name)(x, training=False))
+    return layers.Activation("relu", name=f"{name}_relu")(FixedBatchNormalization(name=name)(x))
