@@ -194,7 +194,7 @@ class Run:
 
 def shrunk(settings: NucleiSettings) -> NucleiSettings:
     """The same for a smoke run: MobileNetV2, narrow, in the place of every encoder."""
-    tiny: dict[str, object] = {"alpha": 0.35, "widths": (4, 4, 4, 4, 4)}
+    tiny: dict[str, object] = {"alpha": 0.35}
     if settings.architecture == "encoder_unet":
         tiny["encoder"] = "mobilenetv2"
     else:
@@ -204,7 +204,14 @@ def shrunk(settings: NucleiSettings) -> NucleiSettings:
     )
     rule = dataclasses.replace(settings.threshold, min_recall=0.0, overlap=0.0)
     return dataclasses.replace(
-        settings, arguments=tiny, weights=None, tile_px=64, batch_size=2, threshold=rule, train=train
+        settings,
+        arguments=tiny,
+        widths=(4, 4, 4, 4, 4),
+        weights=None,
+        tile_px=64,
+        batch_size=2,
+        threshold=rule,
+        train=train,
     )
 
 

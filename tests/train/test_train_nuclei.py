@@ -22,7 +22,8 @@ from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, T
 from tfseg.types import ModelError, ModelSpec, TfsegError
 
 SETTINGS = NucleiSettings(
-    arguments={"encoder": tiny_encoder.NAME, "widths": (8, 8, 8, 8, 8)},
+    arguments={"encoder": tiny_encoder.NAME},
+    widths=(8, 8, 8, 8, 8),
     weights=None,
     border_class=True,
     tile_px=64,
@@ -160,7 +161,7 @@ def test_colours_are_normalised_before_anything_else(items, tmp_path):
     [
         (changed(border_class=False), "border-class"),
         (changed(crossentropy=0.0, dice=0.0), "no term"),
-        (changed(architecture="hooknet", arguments={}), "take one image"),
+        (changed(architecture="hooknet", arguments={}, widths=()), "take one image"),
         (changed(members=("nowhere",)), "has no members|members"),
     ],
 )

@@ -131,6 +131,8 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
         **usual,
         **settings.arguments,
     }
+    if settings.widths:
+        arguments["widths"] = settings.widths
     if "weights" in known.parameters:
         arguments["weights"] = settings.weights
     with precision(settings.precision):

@@ -60,6 +60,7 @@ class NucleiSettings:
         architecture: key of ``tfseg.models.MODELS``, of a network that labels pixels.
         arguments: further ones of its builder, for example {"encoder": "densenet121"}; without an encoder encoder_unet
             is on ResNet101.
+        widths: channels of the decoder's maps of depth 4 … 0; none takes the architecture's.
         weights: of the encoder: "imagenet", a path, or None for random ones.
         members: model folders of a first stage (ensemble, GB U-Net) to take its weights from, in the network's order.
         border_class: learn three classes, background, inside and border, instead of two.
@@ -84,6 +85,7 @@ class NucleiSettings:
 
     architecture: str = "encoder_unet"
     arguments: dict[str, int | float | bool | str] = field(default_factory=dict)
+    widths: tuple[int, ...] = ()
     weights: str | None = "imagenet"
     members: tuple[str, ...] = ()
     border_class: bool = False
