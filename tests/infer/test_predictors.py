@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tfseg.files import write_json
 from tfseg.infer.cascade import segment_slide
 from tfseg.infer.networks import load_cascade
-from tfseg.infer.predictors import keras_predictor, load_predictor, onnx_predictor
+from tfseg.infer.predictors import keras_predictor, load_predictor, onnx_file, onnx_predictor
 from tfseg.types import H2G_CLASSES, CascadeSpec, ClassSpec, InputSpec, ModelError, ModelSpec
 
 WEIGHTS = np.random.default_rng(0).normal(0, 0.02, (4, 2)).astype(np.float32)
@@ -209,3 +209,14 @@ def test_keras_network(tmp_path):
     write_json(tmp_path / "config.json", refinement_spec(32).to_dict())
     with pytest.raises(ModelError, match=r"not those of config\.json"):
         keras_predictor(tmp_path)
+
+
+def test_a_folder_with_the_network_for_fast_alone_is_enough(tmp_path):
+    """It names inputs and outputs by their order; one file less matters where models are shipped."""
+    both, alone = (
+        write_classifier(tmp_path / name, name=image) for name, image in (("a", "image"), ("b", "input_0_image"))
+    )
+    (alone / "model.onnx").rename(alone / "model_fast.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(onnx_predictor(alone)(images), onnx_predictor(both)(images))
+    assert onnx_file(both) == both / "model.onnx" and onnx_file(tmp_path) == tmp_path / "model.onnx"

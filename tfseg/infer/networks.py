@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfseg.infer.dense_options import DenseOptions
-from tfseg.infer.predictors import KERAS_FILE, ONNX_FILE, Engine, Predictor, load_predictor
+from tfseg.infer.predictors import KERAS_FILE, Engine, Predictor, load_predictor, onnx_file
 from tfseg.infer.slide import Heatmap, check_classifier, heatmap_to_field
 from tfseg.infer.windows import check_dense
 from tfseg.types import H2G_CLASSES, CascadeSpec, ClassSpec, ModelError, ModelSpec, read_config
@@ -137,7 +137,7 @@ def load_cascade(folder: str | Path, engine: Engine = "onnxruntime", threads: in
 def load_network(folder: Path, engine: Engine = "onnxruntime", threads: int | None = None) -> Network:
     """The network of a model folder. Raises ModelError."""
     predict, spec = load_predictor(folder, engine, threads)
-    file = folder / (ONNX_FILE if engine == "onnxruntime" else KERAS_FILE)
+    file = onnx_file(folder) if engine == "onnxruntime" else folder / KERAS_FILE
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
     digest.update(file.read_bytes())
     return Network(predict, spec, digest.hexdigest())

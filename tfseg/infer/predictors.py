@@ -21,7 +21,7 @@ from tfseg.types import ModelError, ModelSpec, one_of
 Predictor = Callable[..., NDArray[np.float32]]
 Engine = Literal["onnxruntime", "keras"]
 ENGINES = ("onnxruntime", "keras")
-ONNX_FILE, KERAS_FILE = "model.onnx", "model.keras"
+ONNX_FILE, FAST_ONNX_FILE, KERAS_FILE = "model.onnx", "model_fast.onnx", "model.keras"
 
 
 def load_predictor(
@@ -58,11 +58,17 @@ def onnx_predictor(
     """
     path = Path(folder_or_file)
     if path.suffix != ".onnx":
-        path = path / ONNX_FILE
+        path = onnx_file(path)
     spec = ModelSpec.load(path.parent)
     if not path.is_file():
         raise ModelError(f"{path}: no such file. Write it with `tfseg export {path.parent}`, or use engine keras.")
     return OnnxPredictor(path, spec, threads or available_cores(), providers)
+
+
+def onnx_file(folder: str | Path) -> Path:
+    """model.onnx of a folder; where there is none, what was exported for FAST: of one input it is the same network."""
+    usual, fast = Path(folder) / ONNX_FILE, Path(folder) / FAST_ONNX_FILE
+    return fast if fast.is_file() and not usual.is_file() else usual
 
 
 class OnnxPredictor:
