@@ -193,7 +193,7 @@ def main(
     Args:
         figure: which.
         folder: where it goes.
-        scores: for ap_curves: classical.csv of tools/score_classical.py.
+        scores: for ap_curves: scores.csv of pipelines/gb_unet.py, or classical.csv of tools/score_classical.py.
     """
     if figure in MEASURED:
         if scores is None:

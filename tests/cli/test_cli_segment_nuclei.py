@@ -128,3 +128,10 @@ def test_a_network_of_normalised_colours_gets_them(tfseg, network, tmp_path):
     assert summary["settings"]["colours"]["method"] == "reinhard"
     with pytest.raises(ModelError, match=r"normalised colours \(colours\.json\)"):
         load_nuclei_model(folder)
+
+
+def test_mask_rcnn_is_sent_to_where_it_runs(fails, network, picture, tmp_path):
+    folder = shutil.copytree(network, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "task": "instances"}))
+    fails(("segment", "--nuclei", picture, "--model", folder, "--out", tmp_path / "out"), "predict_instances")

@@ -16,7 +16,7 @@ from tfseg.infer.nuclei import nuclei_options
 from tfseg.infer.outputs import OutputOptions
 from tfseg.infer.predictors import Engine
 from tfseg.slides.base import Slide
-from tfseg.types import COLOURS, ModelError, one_of
+from tfseg.types import COLOURS, ModelError, one_of, read_config
 
 DEFAULT_MODEL = "nuclei_mobilenetv2"
 STAINS: Mapping[str, Mapping[str, Sequence[float]]] = {"he": HE_STAINS, "dab": DAB_STAINS}
@@ -111,6 +111,11 @@ def load_nuclei_model(
         ModelError: files are missing, it is not a network of nuclei, or it wants normalised colours and gets none.
     """
     folder = default_model() if folder is None else Path(folder)
+    if read_config(folder / "config.json").get("task") == "instances":
+        raise ModelError(
+            f"{folder}: Mask R-CNN draws instances itself; `tfseg segment` runs networks that label pixels. From Python: "
+            "tfseg.infer.mask_rcnn.predict_instances, on pictures of any size."
+        )
     if not is_dense(folder):
         raise ModelError(
             f"{folder}: not a network of nuclei. Expected a dense network (task segmentation, an input with an mpp), "
