@@ -113,7 +113,7 @@ def load_nuclei_model(
     folder = default_model() if folder is None else Path(folder)
     if read_config(folder / "config.json").get("task") == "instances":
         raise ModelError(
-            f"{folder}: Mask R-CNN draws instances itself; `tfseg segment` runs networks that label pixels. From Python: "
+            f"{folder}: Mask R-CNN draws instances itself; `tfseg segment` runs networks that label pixels. In Python: "
             "tfseg.infer.mask_rcnn.predict_instances, on pictures of any size."
         )
     if not is_dense(folder):
