@@ -157,7 +157,7 @@ def mask_rcnn(
     outputs = {
         "instances": layers.Identity(dtype="float32", name="instances")(found["classes"]),
         "instances_boxes": layers.Identity(dtype="float32", name="instances_boxes")(found["boxes"]),
-        "instances_masks": ClassMasks(name="instances_masks")([masks, found["classes"]]),
+        "instances_masks": ClassMasks(dtype="float32", name="instances_masks")([masks, found["classes"]]),
     }
     return keras.Model({"image": image}, outputs, name="mask_rcnn")
 

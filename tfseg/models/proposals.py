@@ -132,9 +132,6 @@ class ClassMasks(layers.Layer):
     places.
     """
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(dtype="float32", **{k: v for k, v in arguments.items() if k != "dtype"})
-
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         logits, classes = inputs
         score, best = best_class(classes)
