@@ -161,8 +161,8 @@ def test_colours_are_normalised_before_anything_else(items, tmp_path):
     [
         (changed(border_class=False), "border-class"),
         (changed(crossentropy=0.0, dice=0.0), "no term"),
-        (changed(architecture="hooknet", arguments={}, widths=()), "take one image"),
-        (changed(members=("nowhere",)), "has no members|members"),
+        (changed(architecture="mobilenetv2_classifier", arguments={"alpha": 0.35}, widths=()), "take one image"),
+        (changed(members=("nowhere",)), "a folder for each member"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_training(items, tmp_path, settings, words):
