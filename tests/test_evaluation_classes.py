@@ -83,7 +83,7 @@ def scores(folder):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures are made but not written: that takes most of the time."""
-    monkeypatch.setattr("tfseg.metrics.plots._save", lambda figure, path: None)
+    monkeypatch.setattr("tfseg.metrics.plots.save_figure", lambda figure, path: None)
 
 
 def pixels(slides=range(4)):

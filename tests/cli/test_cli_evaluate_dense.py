@@ -12,7 +12,7 @@ from fake_networks import slide_file
 
 def test_segment_and_evaluate(tfseg, tmp_path, monkeypatch):
     """The network calls each pixel its strongest colour, which is half of the truth; a third is not annotated."""
-    monkeypatch.setattr("tfseg.metrics.plots._save", lambda figure, path: None)
+    monkeypatch.setattr("tfseg.metrics.plots.save_figure", lambda figure, path: None)
     image = noise(64, 96)
     truth = image.argmax(-1).astype(np.uint8)
     truth[:, 48:] = (truth[:, 48:] + 1) % 3
