@@ -12,9 +12,10 @@ Whole organs are held out for the test (--split.test-organs), or the column spli
 ensemble take their three U-Nets from those that are trained on their own. Everything that is finished is taken as it
 is, so the same command goes on after a stop.
 
-Writes OUT/index, OUT/designs/<system> (model folders, with ONNX, for `tfseg segment --nuclei`), for each system
-OUT/predictions/<system> (labels, TIFF, uint32; overlays: hits green, misses red, false blue), and OUT/scores:
-scores.csv, summary.md (means ± sd, by organ, all nuclei), precision over IoU thresholds of all systems in one figure.
+Writes OUT/index, OUT/prepared (images as they are trained on), OUT/designs/<system> (model folders, with ONNX, for
+`tfseg segment --nuclei`), for each system OUT/predictions/<system> (labels, TIFF, uint32; overlays: hits green, misses
+red, false blue), and OUT/scores: scores.csv, summary.md (means ± sd, by organ, all nuclei), precision over thresholds
+of IoU of all systems in one figure.
 
 `--small` runs the three classical systems and one U-Net that two cores train in an hour or two: MobileNetV2, a border
 class, colour augmentation, a falling learning rate. It is none of the paper's.
@@ -45,7 +46,6 @@ from tfseg.infer.mask_rcnn import predict_instances
 from tfseg.infer.nuclei import label_image
 from tfseg.infer.predictors import load_predictor, onnx_predictor
 from tfseg.nuclei_comparison import NucleiSystem, compare_nuclei
-from tfseg.train.fit import TrainConfig
 from tfseg.train.mask_rcnn import MaskRCNNTraining, train_mask_rcnn
 from tfseg.train.nuclei import assemble_nuclei, train_nuclei
 from tfseg.train.nuclei_data import colours_of
@@ -81,15 +81,8 @@ SMALL = NucleiSettings(
     schedule="cosine",
     instances=InstanceOptions(split="border"),
     threshold=ThresholdSettings(maximise="aji"),
-    train=TrainConfig(
-        epochs=24,
-        steps_per_epoch=0,
-        validation_steps=None,
-        learning_rate=1e-3,
-        monitor="val_mean_iou",
-        mode="max",
-        reestimate_batches=16,
-        save_every_steps=100,
+    train=dataclasses.replace(
+        PAPER.train, epochs=24, learning_rate=1e-3, patience=None, reestimate_batches=16, save_every_steps=100
     ),
 )
 
@@ -148,11 +141,16 @@ class Run:
     quick: bool
     trained: dict[str, Path] = dataclasses.field(default_factory=dict)
 
+    @property
+    def prepared(self) -> Path:
+        """Images as they are trained on, the same for every system."""
+        return self.out / "prepared"
+
     def test_images(self, workers: int) -> NucleiStore:
         """The images held out, with the colours of training."""
         parts = split_items(self.items, self.training.split)
         colours = colours_of(self.out, parts["train"], self.training.normalisation)
-        store = NucleiStore(parts["test"], self.out / "prepared", colours, self.training.border)
+        store = NucleiStore(parts["test"], self.prepared, colours, self.training.border)
         store.prepare(workers)
         return store
 
@@ -169,11 +167,12 @@ class Run:
             return self.trained[name]
         folder, settings = self.out / "designs" / name, self.settings(name)
         if name == MASK_RCNN:
-            train_mask_rcnn(self.items, folder, settings, shrunk_rcnn(self.mask_rcnn) if self.quick else self.mask_rcnn)
+            own = shrunk_rcnn(self.mask_rcnn) if self.quick else self.mask_rcnn
+            train_mask_rcnn(self.items, folder, settings, own, self.prepared)
         elif name == "U-Net-ensemble":
-            assemble_nuclei(self.items, folder, settings)
+            assemble_nuclei(self.items, folder, settings, self.prepared)
         else:
-            train_nuclei(self.items, folder, settings)
+            train_nuclei(self.items, folder, settings, self.prepared)
         keras.utils.clear_session()  # the graphs of all networks would fill the memory
         return self.trained.setdefault(name, folder)
 

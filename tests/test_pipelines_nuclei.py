@@ -58,6 +58,7 @@ def test_every_system_from_images_to_a_table(gb_unet, images, small_encoder, tmp
 
     stamps = {file: file.stat().st_mtime_ns for file in out.glob("*/*/model.onnx")}
     assert len(stamps) == 5, "the networks asked for; two members are only trained"
+    assert not list(out.glob("designs/*/training/prepared")), "images are prepared once, for all"
     capsys.readouterr()
     gb_unet.main(images, out=out, quick=True, small_weights=None, split=split, systems=("Otsu", "GB-U-Net"))
     assert list(pd.read_csv(out / "scores" / "scores.csv").system.unique()) == ["Otsu", "GB-U-Net"]

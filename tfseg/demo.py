@@ -17,7 +17,7 @@ from tfseg.export.fast import export_cascade
 from tfseg.files import atomic_path, write_json
 from tfseg.infer.cascade import SegmentOptions, segment_nuclei, segment_slides
 from tfseg.infer.dense_options import DenseOptions
-from tfseg.infer.nuclei_model import NucleiSettings
+from tfseg.infer.nuclei_model import FindingOptions
 from tfseg.report import SlidePictures, nuclei_pictures, slide_pictures, table, write_report
 from tfseg.slides.base import open_slide
 from tfseg.slides.synthetic_cohort import make_cohort
@@ -176,7 +176,7 @@ def find_nuclei(out: Path, model: Path | None = None) -> SlidePictures:
         model,
         out,
         SegmentOptions(mpp=PICTURE_MPP, dense=DenseOptions(threshold=PICTURE_THRESHOLD)),
-        NucleiSettings(stains="dab"),
+        FindingOptions(stains="dab"),
     )
     found.raise_failures()
     summary = found.summaries[PICTURE]

@@ -22,7 +22,7 @@ from tfseg.infer.instances import number
 from tfseg.infer.networks import Network
 from tfseg.infer.nuclei import label_image
 from tfseg.infer.nuclei_job import Seen
-from tfseg.infer.nuclei_model import DEFAULT_MODEL, NucleiModel, NucleiSettings, default_model, load_nuclei_model
+from tfseg.infer.nuclei_model import DEFAULT_MODEL, FindingOptions, NucleiModel, default_model, load_nuclei_model
 from tfseg.infer.outputs import OutputOptions
 from tfseg.infer.predictors import load_predictor
 from tfseg.slides.geojson import read_geojson
@@ -118,7 +118,7 @@ def test_outlines_are_drawn_on_the_nuclei(network, picture, tmp_path):
 
 
 def test_stains_are_those_asked_for(network, picture, tmp_path):
-    how = NucleiSettings(stains="dab")
+    how = FindingOptions(stains="dab")
     told = segment_nuclei([picture], network, tmp_path, SegmentOptions(mpp=MPP), how).summaries["picture"]
     measurements = read_geojson(tmp_path / "picture/nuclei.geojson")[0].measurements
     assert "DAB: Mean" in measurements and "Eosin: Mean" not in measurements
@@ -129,7 +129,7 @@ def test_finished_ones_are_left_as_they_are(network, picture, tmp_path):
     options = SegmentOptions(mpp=MPP)
     assert not segment_nuclei([picture], network, tmp_path, options).skipped
     assert segment_nuclei([picture], network, tmp_path, options).skipped == ["picture"]
-    assert not segment_nuclei([picture], network, tmp_path, options, NucleiSettings(stains="dab")).skipped
+    assert not segment_nuclei([picture], network, tmp_path, options, FindingOptions(stains="dab")).skipped
     threshold = dataclasses.replace(options, dense=DenseOptions(threshold=0.4))
     assert not segment_nuclei([picture], network, tmp_path, threshold).skipped
     packed = dataclasses.replace(options, outputs=OutputOptions(compress_polygons=True))
@@ -221,9 +221,9 @@ def test_networks_that_are_not_of_nuclei(tmp_path, picture):
     with pytest.raises(ModelError, match="not a network of nuclei"):
         load_nuclei_model(write_dense(tmp_path / "b", dataclasses.replace(nuclei_spec(), classes=spec.classes[::-1])))
     with pytest.raises(ModelError, match="stains: unknown 'pas'"):
-        load_nuclei_model(write_network(tmp_path / "c"), NucleiSettings(stains="pas"))
+        load_nuclei_model(write_network(tmp_path / "c"), FindingOptions(stains="pas"))
     with pytest.raises(ModelError, match="--overlap-px 0"):
-        load_nuclei_model(tmp_path / "c", NucleiSettings(overlap_px=0))
+        load_nuclei_model(tmp_path / "c", FindingOptions(overlap_px=0))
     with pytest.raises(OutputError, match="would both be written"):
         segment_nuclei([picture, picture], tmp_path / "c", tmp_path / "out")
 

@@ -10,7 +10,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from tfseg.data.slide_colours import read_colours
 from tfseg.infer.cascade import SegmentOptions, segment_nuclei, segment_slides
-from tfseg.infer.nuclei_model import NucleiSettings
+from tfseg.infer.nuclei_model import FindingOptions
 from tfseg.slides.mpp import ASSUMED
 from tfseg.types import TfsegError
 
@@ -24,7 +24,7 @@ def segment(
     out: Path | None = None,
     nuclei: Annotated[bool, FlagCreatePairsOff] = False,
     options: OmitArgPrefixes[SegmentOptions] = SegmentOptions(progress=True),  # noqa: B008
-    how: OmitArgPrefixes[NucleiSettings] = NucleiSettings(),  # noqa: B008
+    how: OmitArgPrefixes[FindingOptions] = FindingOptions(),  # noqa: B008
 ) -> int:
     """Segments whole slides: mask (and heatmap) as pyramidal TIFF, polygons for QuPath, overlay, areas, summary.
 
@@ -68,7 +68,7 @@ def segment(
     return 1 if report.failures else 0
 
 
-def _check_nuclei_options(how: NucleiSettings) -> None:
+def _check_nuclei_options(how: FindingOptions) -> None:
     """Raises TfsegError for options of nuclei, which a segmentation of regions would pass over without a word."""
     changed = ", ".join(f"--{name.replace('_', '-')}" for name in how.changed())
     if changed:

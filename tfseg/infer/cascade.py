@@ -15,7 +15,7 @@ from tfseg.infer.dense_job import DenseJob
 from tfseg.infer.job import Job, SegmentOptions, make_folder
 from tfseg.infer.networks import Cascade, DenseModel, load_model
 from tfseg.infer.nuclei_job import NucleiJob
-from tfseg.infer.nuclei_model import NucleiModel, NucleiSettings, View, check_options, load_nuclei_model
+from tfseg.infer.nuclei_model import FindingOptions, NucleiModel, View, check_options, load_nuclei_model
 from tfseg.slides.base import Slide
 from tfseg.types import ModelError, OutputError, TfsegError
 
@@ -125,7 +125,7 @@ def segment_nuclei(
     model: str | Path | NucleiModel | None,
     out: str | Path,
     options: SegmentOptions | None = None,
-    how: NucleiSettings | None = None,
+    how: FindingOptions | None = None,
     view: View | None = None,
 ) -> SegmentReport:
     """Finds the nuclei of slides and pictures, as :func:`segment_slides` segments slides.

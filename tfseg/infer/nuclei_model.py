@@ -25,7 +25,7 @@ _UNUSED_OUTPUTS = ("mask_mpp", "tissue_only", "probability", "min_area_um2")
 
 
 @dataclass(frozen=True)
-class NucleiSettings:
+class FindingOptions:
     """How nuclei are found and measured.
 
     Attributes:
@@ -45,7 +45,7 @@ class NucleiSettings:
 
     def changed(self) -> list[str]:
         """Names of the settings that are not the defaults."""
-        usual = asdict(NucleiSettings())
+        usual = asdict(FindingOptions())
         return [name for name, value in asdict(self).items() if value != usual[name]]
 
 
@@ -72,7 +72,7 @@ class NucleiModel(DenseModel):
         ModelError: not a dense network of nuclei whose config.json says how its output becomes instances.
     """
 
-    how: NucleiSettings = field(default_factory=NucleiSettings)
+    how: FindingOptions = field(default_factory=FindingOptions)
     view: View | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class NucleiModel(DenseModel):
 
 def load_nuclei_model(
     folder: str | Path | None = None,
-    how: NucleiSettings | None = None,
+    how: FindingOptions | None = None,
     engine: Engine = "onnxruntime",
     threads: int | None = None,
     view: View | None = None,
@@ -128,7 +128,7 @@ def load_nuclei_model(
             "nuclei without. `tfseg segment --nuclei` normalises by itself; from Python give "
             "view=tfseg.data.slide_colours.read_colours(folder)."
         )
-    return NucleiModel(load_network(folder, engine, threads), folder, how or NucleiSettings(), view)
+    return NucleiModel(load_network(folder, engine, threads), folder, how or FindingOptions(), view)
 
 
 def default_model() -> Path:

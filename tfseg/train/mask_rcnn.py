@@ -60,7 +60,11 @@ class MaskRCNNTraining:
 
 
 def train_mask_rcnn(
-    items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings, own: MaskRCNNTraining | None = None
+    items: Sequence[NucleiItem],
+    out: str | Path,
+    settings: NucleiSettings,
+    own: MaskRCNNTraining | None = None,
+    prepared: Path | None = None,
 ) -> ModelSpec:
     """Trains Mask R-CNN, chooses the least score of a nucleus on the validation images, and writes the model folder.
 
@@ -73,6 +77,7 @@ def train_mask_rcnn(
         settings: what it has in common with the other networks of nuclei: weights, tiles, augmentation, colours, split,
             rule of the threshold.
         own: the rest.
+        prepared: as of :func:`tfseg.train.nuclei.train_nuclei`.
 
     Raises:
         CohortError: nothing to train or to validate on.
@@ -83,7 +88,7 @@ def train_mask_rcnn(
     settings = dataclasses.replace(
         settings, architecture="mask_rcnn", arguments={}, batch_size=own.batch_size, train=own.train
     )
-    data = NucleiData.prepare(items, out, settings)
+    data = NucleiData.prepare(items, out, settings, prepared)
     reproducible(own.train.seed)
     network, spec = _network(settings, own)
     targets = InstanceTargets()

@@ -55,7 +55,9 @@ class NucleiResult:
     parts: dict[str, list[NucleiItem]]
 
 
-def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings) -> NucleiResult:
+def train_nuclei(
+    items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings, prepared: Path | None = None
+) -> NucleiResult:
     """Trains a network of nuclei, chooses its threshold on the validation images, and writes the model folder ``out``.
 
     ``out`` gets config.json and model.keras with the weights of the best epoch; colours.json, the target of the colour
@@ -68,6 +70,7 @@ def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiS
         items: images, as of :func:`tfseg.data.nuclei_index.indexed_items`.
         out: folder.
         settings: how.
+        prepared: folder of prepared images that several runs share; None takes ``out``/training/prepared.
 
     Raises:
         CohortError: nothing to train or to validate on.
@@ -75,7 +78,7 @@ def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiS
         ModelError: a network, size or weights that do not fit, or no threshold that finds anything.
     """
     out = Path(out)
-    data = NucleiData.prepare(items, out, settings)
+    data = NucleiData.prepare(items, out, settings, prepared)
     reproducible(settings.train.seed)
     model, spec = _network(settings)
     balance = class_balance(data.stores["train"][k].labels for k in range(len(data.parts["train"])))
@@ -96,7 +99,9 @@ def train_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiS
     return NucleiResult(out, spec, result, data.parts)
 
 
-def assemble_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings) -> ModelSpec:
+def assemble_nuclei(
+    items: Sequence[NucleiItem], out: str | Path, settings: NucleiSettings, prepared: Path | None = None
+) -> ModelSpec:
     """Writes the model folder of a network whose members are trained, and which learns nothing more: an ensemble.
 
     Its threshold is chosen as :func:`train_nuclei` does it, on the same validation images; ``out`` gets the same files
@@ -109,7 +114,7 @@ def assemble_nuclei(items: Sequence[NucleiItem], out: str | Path, settings: Nucl
         raise ModelError(f"{settings.architecture}: give the folders of its trained members.")
     if (out / "config.json").is_file():
         return ModelSpec.load(out)
-    data = NucleiData.prepare(items, out, settings)
+    data = NucleiData.prepare(items, out, settings, prepared)
     model, spec = _network(settings)
     found = _instances(model, spec, data.stores["val"], settings, out / "training")
     provenance = {"members": [ModelSpec.load(folder).provenance for folder in settings.members]}
@@ -123,7 +128,9 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
     known = inspect.signature(models.MODELS[one_of("architecture", settings.architecture, tuple(models.MODELS))])
     classes = NUCLEI_BORDER_CLASSES if settings.border_class else NUCLEI_CLASSES
     if settings.instances.split == "border" and not settings.border_class:
-        raise ModelError('instances.split "border" needs a network with a border class: give --nuclei.border-class.')
+        raise ModelError(
+            'instances.split "border" needs a network with a border class: set border_class (--instances.border-class).'
+        )
     usual = {"encoder": ENCODER} if "encoder" in known.parameters else {}
     arguments: dict[str, Any] = {
         "num_classes": len(classes),

@@ -48,8 +48,10 @@ class NucleiData:
     settings: NucleiSettings
 
     @classmethod
-    def prepare(cls, items: Sequence[NucleiItem], out: Path, settings: NucleiSettings) -> NucleiData:
-        """Divides the images and prepares them in ``out``/training/prepared.
+    def prepare(
+        cls, items: Sequence[NucleiItem], out: Path, settings: NucleiSettings, prepared: Path | None = None
+    ) -> NucleiData:
+        """Divides the images and prepares them in ``prepared``, which runs may share, or ``out``/training/prepared.
 
         Raises:
             CohortError: nothing to train or to validate on.
@@ -59,7 +61,7 @@ class NucleiData:
         colours = colours_of(out, parts["train"], settings.normalisation)
         stores = {}
         for part in LEARNT:
-            stores[part] = NucleiStore(parts[part], out / "training" / "prepared", colours, settings.border)
+            stores[part] = NucleiStore(parts[part], prepared or out / "training" / "prepared", colours, settings.border)
             stores[part].prepare()
             Console(stderr=True).print(f"{part}: {len(parts[part])} images ready", highlight=False)
         tables = {part: tile_table(parts[part], settings.tile_px, settings.tile_overlap) for part in LEARNT}
