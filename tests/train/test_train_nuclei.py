@@ -64,6 +64,10 @@ def test_the_model_folder_says_how_its_output_becomes_nuclei(trained):
     best = max((row for row in chosen["candidates"] if row["aji"] == row["aji"]), key=lambda row: row["aji"])
     assert chosen["score"] == best["aji"]
     assert {row["threshold"] for row in chosen["candidates"]} >= {spec.instances["threshold"], 0.5}
+    levels = chosen["inside"]["candidates"]
+    assert chosen["inside"]["score"] == max(row["aji"] for row in levels if row["aji"] == row["aji"])
+    assert {row["inside"] for row in levels} >= {spec.instances["inside"], 0.5}
+    assert chosen["inside"]["score"] >= chosen["score"], "0.5, the level of the first choice, is a candidate"
     labels = label_image(as_predictor(model, spec), spec, picture(9)[0])
     assert labels.shape == (96, 96)
 

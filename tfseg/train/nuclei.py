@@ -22,8 +22,8 @@ from tfseg.data.nuclei import NucleiItem
 from tfseg.data.nuclei_store import NucleiStore
 from tfseg.data.nuclei_stream import PixelTargets
 from tfseg.files import write_json
-from tfseg.infer.instances import ThresholdChoice, choose_level, label_instances
-from tfseg.infer.nuclei import nuclei_classes, predict_image
+from tfseg.infer.instances import InstanceOptions, ThresholdChoice, choose_level, label_instances
+from tfseg.infer.nuclei import nuclei_classes, predict_image, stride_of
 from tfseg.losses import PixelWeightedCrossentropy, SoftDice
 from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
 from tfseg.train.measures import MeanIoU
@@ -155,7 +155,7 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
                 f"{first.inputs[0].mpp} µm/px, this network's {', '.join(one.name for one in classes)} at "
                 f"{settings.mpp}. Train its members with the same border_class and mpp."
             )
-    return model, spec
+    return model, dataclasses.replace(spec, stride_px=stride_of(spec))  # for FAST; `tfseg segment` takes the same
 
 
 def _objective(settings: NucleiSettings, config: TrainConfig, num_classes: int) -> Objective:
@@ -177,20 +177,28 @@ def _objective(settings: NucleiSettings, config: TrainConfig, num_classes: int) 
 def _instances(
     model: keras.Model, spec: ModelSpec, validation: NucleiStore, settings: NucleiSettings, folder: Path
 ) -> dict[str, Any]:
-    """What the spec says of instances, with the threshold that is best on the validation images."""
+    """What the spec says of instances: the threshold that is best on the validation images, then the markers' level."""
     file = folder / "threshold.json"
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8"))["instances"])
     predict, planes = as_predictor(model, spec), nuclei_classes(spec)
 
-    def labeller(image: np.ndarray) -> Callable[[float], np.ndarray]:
-        values = predict_image(predict, spec, np.array(image), settings.threshold.overlap, settings.batch_size)
-        options = settings.instances
-        return lambda level: label_instances(values[..., planes], dataclasses.replace(options, threshold=level))
+    def choose(level: str, options: InstanceOptions) -> ThresholdChoice:
+        def labeller(image: np.ndarray) -> Callable[[float], np.ndarray]:
+            values = predict_image(predict, spec, np.array(image), settings.threshold.overlap, settings.batch_size)
+            return lambda value: label_instances(values[..., planes], dataclasses.replace(options, **{level: value}))
 
-    choice = chosen_threshold(labeller, validation, settings.threshold, folder)
-    found = asdict(dataclasses.replace(settings.instances, threshold=choice.threshold))
-    write_threshold(file, settings.threshold, choice, {"instances": found})
+        return chosen_threshold(labeller, validation, settings.threshold, folder)
+
+    choice = choose("threshold", settings.instances)
+    options, more = dataclasses.replace(settings.instances, threshold=choice.threshold), {}
+    if options.split == "border":
+        markers = choose("inside", options)
+        options = dataclasses.replace(options, inside=markers.threshold)
+        table = [{"inside" if name == "threshold" else name: row[name] for name in row} for row in markers.table]
+        more = {"inside": {"score": markers.score, "candidates": table}}
+    found = asdict(options)
+    write_threshold(file, settings.threshold, choice, {"instances": found, **more})
     return found
 
 

@@ -38,6 +38,9 @@ class NormalisationSettings:
 class ThresholdSettings:
     """How the threshold is chosen on the validation images; :func:`tfseg.infer.instances.choose_threshold`.
 
+    Where touching nuclei are split by their border, the level of the markers (``InstanceOptions.inside``) is chosen in
+    the same way after it: too low merges nuclei, too high loses or splits them.
+
     Attributes:
         maximise: "precision" at ``iou``, as the paper, or "aji".
         iou: 0.50, 0.55 … 0.95.
