@@ -1,4 +1,4 @@
-"""Windows a second of every dense network at its paper's settings, in ONNX Runtime, on windows that lie in memory.
+"""Windows a second of every dense network and Mask R-CNN in ONNX Runtime, at their papers' settings, from memory.
 
 Called by ``tools/benchmark.py windows``. Each network has random weights and a process of its own; ONNX Runtime uses
 all cores. The plain U-Net comes first and is what the others are compared with, by output pixels a second, as their
@@ -17,6 +17,16 @@ import numpy as np
 from benchmark_process import apart
 
 PEER = "plain_unet"
+NUCLEI_ENCODERS = (
+    "vgg16",
+    "vgg19",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "densenet121",
+    "densenet201",
+    "inceptionv3",
+)
 NETWORKS = (
     PEER,
     "segnet",
@@ -30,6 +40,10 @@ NETWORKS = (
     "deeplabv3",
     "cd_unet",
     "half_unet",
+    *(f"encoder_unet, {encoder}" for encoder in NUCLEI_ENCODERS),
+    "unet_ensemble",
+    "gb_unet",
+    "mask_rcnn",
 )
 
 
@@ -39,7 +53,7 @@ def windows_benchmark(
     """Measures and prints a Markdown table.
 
     Args:
-        networks: keys of ``tfseg.models.MODELS``.
+        networks: keys of ``tfseg.models.MODELS`` or of its ``VARIANTS``.
         batch_size: windows a batch.
         seconds: at least so long each network runs, after one batch that does not count.
 
@@ -50,8 +64,8 @@ def windows_benchmark(
     print("| network | fields | output | windows/s | output pixels/s, plain U-Net = 1 |\n|---|---|---|---|---|")
     rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as name:
-        for network in dict.fromkeys((PEER, *networks)):
-            found = Path(name) / f"{network}.json"
+        for number, network in enumerate(dict.fromkeys((PEER, *networks))):
+            found = Path(name) / f"{number}.json"
             try:
                 apart(_measure, network, batch_size, seconds, found)
             except SystemExit as failed:  # the others are measured all the same
@@ -74,20 +88,22 @@ def windows_benchmark(
 def _measure(network: str, batch_size: int, seconds: float, found: Path) -> None:
     from tfseg import models
     from tfseg.export.onnx import export_onnx
-    from tfseg.infer.predictors import load_predictor
+    from tfseg.infer.predictors import onnx_predictor
+    from tfseg.models.registry import VARIANTS, output_names
     from tfseg.slides.class_table import ClassTable
     from tfseg.types import ClassSpec
 
-    built = models.build(network)
-    channels = built.output["segmentation"].shape[-1]
+    architecture, arguments = VARIANTS[network][:2] if network in VARIANTS else (network, {})
+    built = models.build(architecture, **arguments)
+    channels = built.output[output_names(built)[0]].shape[-1]
     classes = ClassTable.dmmn().classes[:channels]
     classes += tuple(ClassSpec(f"further {n}", (0, 0, 0)) for n in range(channels - len(classes)))
     several = len(built.inputs) > 1
-    spec = models.describe(built, network, {}, mpp=None if several else 0.5, classes=classes)
+    spec = models.describe(built, architecture, arguments, mpp=None if several else 0.5, classes=classes)
     folder = found.with_suffix("")
     models.save(built, spec, folder)
     export_onnx(folder)
-    predict, spec = load_predictor(folder)
+    predict = onnx_predictor(folder).every_output
     random = np.random.default_rng(0)
     fields = [random.uniform(0, 255, (batch_size, *one.size_px, 3)).astype(np.float32) for one in spec.inputs]
     predict(*fields)
@@ -99,7 +115,7 @@ def _measure(network: str, batch_size: int, seconds: float, found: Path) -> None
         "windows_per_second": batches * batch_size / (time.perf_counter() - begun),
         "fields": len(spec.inputs),
         "input_px": spec.inputs[0].size_px[0],
-        "output_px": spec.output_px[0] if spec.output_px else 0,
+        "output_px": (spec.output_px or spec.inputs[0].size_px)[0],  # Mask R-CNN draws on the whole window
     }
     found.write_text(json.dumps(row), encoding="utf-8")
     print(f"{network}: {batches} batches", file=sys.stderr)

@@ -89,5 +89,5 @@ def test_the_network_that_comes_with_tfseg_runs_in_fast(slides, tmp_path):
     found = tifffile.imread(result.output)
     expected = predict_image(*load_predictor(folder, threads=1), image).argmax(axis=-1)
     assert np.bincount(expected.ravel(), minlength=3)[1:].min() > 0.01 * expected.size, "it must have something to say"
-    inner = np.s_[64:-64, 64:-64]  # FAST fills with black beyond the slide's edges, tfseg mirrors; it cuts, tfseg blends
+    inner = np.s_[64:-64, 64:-64]  # beyond the slide's edges FAST fills with black, tfseg mirrors
     assert found.shape == expected.shape and np.mean(found[inner] == expected[inner]) > 0.97
