@@ -37,3 +37,16 @@ def _free_networks() -> Iterator[None]:
     if "keras" in sys.modules:
         sys.modules["keras"].utils.clear_session()
         gc.collect()
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """Training runs operation by operation: a smoke run takes two steps of each network, and compiling takes longer.
+
+    Compiled steps are tested in ``tests/train``, and with the pipelines by slow tests.
+    """
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

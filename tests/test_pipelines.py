@@ -38,9 +38,10 @@ def cohort(tmp_path_factory):
     return make_cohort(folder, {"train": 1, "val": 1, "test": 1}, size_px=1280, mpp=1.0, workers=1)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_nine_designs_from_manifest_to_table(h2g_net, cohort, tmp_path, capsys, monkeypatch):
-    # InceptionV3's graphs take most of the time: they are tested with the other networks, and in the slow test below.
-    monkeypatch.setitem(BACKBONES, "inceptionv3", tiny_encoder.trunk)
+    for name in BACKBONES:  # deep networks take most of the time, and are in the slow test below
+        monkeypatch.setitem(BACKBONES, name, tiny_encoder.trunk)
     out = tmp_path / "run"
     h2g_net.main(cohort, out=out, quick=True, workers=1)
     scores = pd.read_csv(out / "scores" / "scores.csv")
@@ -64,9 +65,9 @@ def test_nine_designs_from_manifest_to_table(h2g_net, cohort, tmp_path, capsys, 
 
 
 @pytest.mark.slow
-def test_inception_from_manifest_to_table(h2g_net, cohort, tmp_path):
-    h2g_net.main(cohort, out=tmp_path, quick=True, workers=1, designs=("Inc-PW",))
-    assert len(pd.read_csv(tmp_path / "scores" / "scores.csv")) == 3
+def test_nine_designs_as_the_smoke_run_builds_them(h2g_net, cohort, tmp_path):
+    h2g_net.main(cohort, out=tmp_path, quick=True, workers=1)
+    assert len(pd.read_csv(tmp_path / "scores" / "scores.csv")) == 9 * 3
     model = ModelSpec.load(tmp_path / "classifiers" / "inceptionv3_classifier")
     assert model.architecture == "inceptionv3_classifier"
 
@@ -116,6 +117,7 @@ def check_dmmn(out, designs):
         assert (out / "scores" / name / "confusion.png").is_file()
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_one_field_three_fields_and_no_padding_from_manifest_to_table(tissue_types, tmp_path, capsys):
     dmmn = load("dmmn")
     out, designs = tmp_path / "run", ("U-Net", "DMMN-M3", "HookNet")
@@ -148,6 +150,7 @@ def test_six_systems_and_two_more_from_manifest_to_table(tissue_types, tmp_path)
     check_dmmn(tmp_path, dmmn.DESIGNS)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_with_and_without_the_colour_segment(tissue_types, tmp_path):
     cd_unet = load("cd_unet")
     out = tmp_path / "run"

@@ -10,7 +10,7 @@ from tfseg.models.encoders import ENCODERS, Encoder
 NAME = "tiny"
 
 
-def trunk(include_top: bool, weights: None, input_tensor: keras.KerasTensor) -> keras.Model:
+def trunk(include_top: bool, weights: None, input_tensor: keras.KerasTensor, alpha: float = 1.0) -> keras.Model:
     """The same behind layers that are there already, as ``keras.applications`` does it: a patch classifier's trunk."""
     return keras.Model(keras.utils.get_source_inputs(input_tensor), _halve_five_times(input_tensor))
 

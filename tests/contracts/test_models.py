@@ -92,7 +92,11 @@ INSTANCES = {"mask_rcnn": {"instances": (5, 3), "instances_boxes": (5, 4), "inst
 """Outputs of networks that find instances, without the batch; the first holds probabilities of classes."""
 CLASSES = tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "tumour", "other"))
 
-each_model = pytest.mark.parametrize("name", list(MODELS))
+SLOW = {"inceptionv3_classifier"}
+"""Networks that cannot be built small."""
+each_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS]
+)
 
 
 def arguments(name: str) -> dict:

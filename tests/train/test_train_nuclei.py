@@ -127,6 +127,7 @@ def test_the_loss_is_the_papers(trained, items):
     assert terms["dice_loss"] == pytest.approx(np.mean(1 - dice[:, 1:].mean(1)), rel=1e-5)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_network_that_finds_too_little_is_kept_all_the_same(items, tmp_path, caplog):
     train = dataclasses.replace(SETTINGS.train, epochs=1, steps_per_epoch=1)
     rule = ThresholdSettings(maximise="precision", min_recall=0.99)
@@ -142,7 +143,7 @@ def test_cosine_ends_at_no_rate():
 
 
 def test_it_learns_discs(items, tmp_path):
-    train = dataclasses.replace(SETTINGS.train, epochs=3, steps_per_epoch=25)
+    train = dataclasses.replace(SETTINGS.train, epochs=2, steps_per_epoch=20)
     result = train_nuclei(items, tmp_path, changed(train=train, augment="none"))
     model, spec = models.load(tmp_path)
     image, truth = picture(21)
@@ -151,6 +152,7 @@ def test_it_learns_discs(items, tmp_path):
     assert result.train.best_score > 0.7
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_colours_are_normalised_before_anything_else(items, tmp_path):
     how = NormalisationSettings("reinhard", items[3].image)
     train_nuclei(items, tmp_path, changed(normalisation=how, train=dataclasses.replace(SETTINGS.train, epochs=1)))
