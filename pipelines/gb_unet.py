@@ -193,18 +193,14 @@ class Run:
 
 def shrunk(settings: NucleiSettings) -> NucleiSettings:
     """The same for a smoke run: MobileNetV2, narrow, in the place of every encoder."""
-    tiny: dict[str, object] = {"alpha": 0.35}
-    if settings.architecture == "encoder_unet":
-        tiny["encoder"] = "mobilenetv2"
-    else:
-        tiny |= {"encoders": ("mobilenetv2",) * len(MEMBERS), **settings.arguments}
+    plain = settings.architecture == "encoder_unet"  # the others take the encoders of their members
     train = dataclasses.replace(
         settings.train, epochs=1, steps_per_epoch=1, validation_steps=1, reestimate_batches=1, patience=None
     )
     rule = dataclasses.replace(settings.threshold, min_recall=0.0, overlap=0.0)
     return dataclasses.replace(
         settings,
-        arguments=tiny,
+        arguments={"alpha": 0.35, "encoder": "mobilenetv2"} if plain else settings.arguments,
         widths=(4, 4, 4, 4, 4),
         weights=None,
         tile_px=64,

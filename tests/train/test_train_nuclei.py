@@ -17,7 +17,7 @@ from tfseg.infer.nuclei import label_image, predict_image
 from tfseg.metrics.instances import instance_scores
 from tfseg.train import nuclei
 from tfseg.train.fit import TrainConfig
-from tfseg.train.nuclei import as_predictor, train_nuclei
+from tfseg.train.nuclei import as_predictor, assemble_nuclei, train_nuclei
 from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, ThresholdSettings
 from tfseg.types import ModelError, ModelSpec, TfsegError
 
@@ -150,6 +150,17 @@ def test_it_learns_discs(items, tmp_path):
     scores = instance_scores(truth, label_image(as_predictor(model, spec), spec, image))
     assert scores["aji"] > 0.7, scores["aji"]
     assert result.train.best_score > 0.7
+
+
+def test_an_ensemble_takes_encoders_and_weights_of_its_members(trained, items, tmp_path):
+    out = trained[0]
+    settings = changed(architecture="unet_ensemble", arguments={}, widths=(), members=(str(out), str(out)))
+    spec = assemble_nuclei(items, tmp_path, settings)
+    assert spec.arguments["encoders"] == [tiny_encoder.NAME] * 2 and spec.instances["split"] == "border"
+    (member, one), (ensemble, both) = models.load(out), models.load(tmp_path)
+    image = picture(9)[0]
+    found = [predict_image(as_predictor(model, spec), spec, image) for model, spec in ((member, one), (ensemble, both))]
+    np.testing.assert_allclose(*found, atol=1e-6)
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -44,6 +44,23 @@ def take_members(model: keras.Model, folders: Sequence[str | Path]) -> tuple[Mod
     return tuple(spec for _, spec in loaded)
 
 
+def arguments_of(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """How an ensemble or GB U-Net of these trained U-Nets is built.
+
+    Args:
+        folders: as of :func:`take_members`.
+
+    Returns:
+        "encoders", and "alpha" and "widths" where the first member was given them.
+
+    Raises:
+        ModelError: a folder holds no network.
+    """
+    given = [ModelSpec.load(folder).arguments for folder in folders]
+    shared = {name: given[0][name] for name in ("alpha", "widths") if name in given[0]}
+    return {"encoders": [one.get("encoder", "efficientnetb0") for one in given], **shared}
+
+
 def _check(folder: str | Path, encoder: str, member: keras.Model, unet: keras.Model, spec: ModelSpec) -> None:
     """Raises ModelError unless the trained U-Net has the structure of the member."""
     has = f"this member ({encoder}) has"

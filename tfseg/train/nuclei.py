@@ -25,6 +25,7 @@ from tfseg.files import write_json
 from tfseg.infer.instances import InstanceOptions, ThresholdChoice, choose_level, label_instances
 from tfseg.infer.nuclei import nuclei_classes, predict_image, stride_of
 from tfseg.losses import PixelWeightedCrossentropy, SoftDice
+from tfseg.models.members import arguments_of
 from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
 from tfseg.train.measures import MeanIoU
 from tfseg.train.nuclei_data import NucleiData
@@ -131,7 +132,9 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
         raise ModelError(
             'instances.split "border" needs a network with a border class: set border_class (--instances.border-class).'
         )
-    usual = {"encoder": ENCODER} if "encoder" in known.parameters else {}
+    usual: dict[str, Any] = {"encoder": ENCODER} if "encoder" in known.parameters else {}
+    if "encoders" in known.parameters and settings.members:
+        usual = arguments_of(settings.members)
     arguments: dict[str, Any] = {
         "num_classes": len(classes),
         "size_px": settings.tile_px,

@@ -65,7 +65,8 @@ class NucleiSettings:
             is on ResNet101.
         widths: channels of the decoder's maps of depth 4 … 0; none takes the architecture's.
         weights: of the encoder: "imagenet", a path, or None for random ones.
-        members: model folders of a first stage (ensemble, GB U-Net) to take its weights from, in the network's order.
+        members: model folders of trained U-Nets, the first stage of ``gb_unet`` or what ``unet_ensemble`` averages: it
+            is built with their encoders and takes their weights.
         border_class: learn three classes, background, inside and border, instead of two.
         border_px: width of the border class.
         crossentropy, dice: weights of the loss's two terms: cross-entropy × weight map, 1 − soft Dice with squared
