@@ -105,6 +105,7 @@ def test_dense_options_on_patches(fails, cohort):
     fails((*cohort(train=TUMOUR_BOX), "--segmentation.batch-size", "2"), "--segmentation.… is for dense networks")
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_nuclei_from_the_index_to_a_model(tfseg, tmp_path):
     images = write_folder(tmp_path / "images", ("Kidney", "Kidney", "Liver", "Liver", "Breast"))
     assert tfseg("index", "--nuclei", images, "--out", tmp_path / "index").code == 0
