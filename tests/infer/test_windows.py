@@ -134,3 +134,10 @@ def test_spec_of_another_kind_of_network(change):
 def test_a_stride_that_leaves_gaps(stride):
     with pytest.raises(ModelError, match="leaves gaps between outputs of 16 × 16"):
         dense_grid(open_slide([noise(40, 40)], mpp=1.0), dense_spec(), stride)
+
+
+def test_a_slide_whose_pixels_are_far_too_large_is_taken_for_a_mistake():
+    spec = dense_spec()
+    with pytest.raises(SlideError, match=r"pixels of 50 µm are .* times as large as the network's.*--mpp"):
+        dense_grid(open_slide([noise(40, 40)], mpp=50.0), spec)
+    dense_grid(open_slide([noise(40, 40)], mpp=16 * spec.output_mpp), spec)

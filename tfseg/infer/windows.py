@@ -18,6 +18,8 @@ from tfseg.types import InputSpec, ModelError, ModelSpec, SlideError, Window
 Border = Literal["zero", "white", "reflect"]
 """What lies beyond the slide's edges."""
 
+MOST_ENLARGED = 16.0
+"""Times that a slide's pixels may be as large as the network's: a 2.5x picture for a 40x network, no wrong µm/px."""
 _FILL = {"zero": 0, "white": 255}
 _NEAR = 1e-6
 
@@ -99,6 +101,7 @@ def dense_grid(slide: Slide, spec: ModelSpec, stride_px: int | None = None) -> D
 
     Raises:
         ModelError: the spec is not one of a dense network, or the stride leaves gaps.
+        SlideError: the slide's pixels are more than ``MOST_ENLARGED`` times as large as the network's.
     """
     check_dense(spec)
     assert spec.output_px is not None and spec.output_mpp is not None
@@ -107,6 +110,13 @@ def dense_grid(slide: Slide, spec: ModelSpec, stride_px: int | None = None) -> D
         raise ModelError(
             f"{spec.name}: a stride of {stride} px leaves gaps between outputs of {spec.output_px[0]} × "
             f"{spec.output_px[1]} px. Expected 1 to {min(spec.output_px)}."
+        )
+    if slide.mpp > MOST_ENLARGED * spec.output_mpp:
+        factor = slide.mpp / spec.output_mpp
+        raise SlideError(
+            f"{slide.path or slide.name}: its pixels of {slide.mpp:g} µm are {factor:.3g} times as large as the "
+            f"network's, {spec.output_mpp:g} µm; at most {MOST_ENLARGED:g} times is expected, enlarging adds nothing "
+            "to see. Check the slide's µm/px (--mpp; 40x is about 0.25, 20x 0.5), or take a network for such slides."
         )
     return DenseGrid(slide.size, slide.mpp, spec.output_px, stride, spec.output_mpp)
 
