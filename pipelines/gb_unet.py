@@ -5,7 +5,7 @@ neural networks", Sci. Rep. 2021.
 
     python pipelines/gb_unet.py images --out runs/nuclei --split.test-organs Breast
     python pipelines/gb_unet.py images --out runs/small --small --small-weights FILE --split.test-organs Bladder Colon
-    python pipelines/gb_unet.py images --out runs/quick --quick      # smoke run, scores mean nothing
+    python pipelines/gb_unet.py images --out runs/quick --quick --split.test-organs Breast   # scores mean nothing
 
 IMAGES is whatever `tfseg index --nuclei` takes: a folder with images/ and labels/, MoNuSeg's files, a manifest, COCO.
 Whole organs are held out for the test (--split.test-organs), or the column split of a manifest says. GB U-Net and the
@@ -46,6 +46,7 @@ from tfseg.infer.mask_rcnn import predict_instances
 from tfseg.infer.nuclei import label_image
 from tfseg.infer.predictors import load_predictor, onnx_predictor
 from tfseg.nuclei_comparison import NucleiSystem, compare_nuclei
+from tfseg.train.fit import TrainConfig
 from tfseg.train.mask_rcnn import MaskRCNNTraining, train_mask_rcnn
 from tfseg.train.nuclei import assemble_nuclei, train_nuclei
 from tfseg.train.nuclei_data import colours_of
@@ -115,10 +116,11 @@ def main(
         by: "organ" or columns of the manifest by which scores are grouped.
         workers: images at a time.
         split: which images train, validate and test.
-        training: how the paper's networks are trained; architecture and encoder follow from the system.
+        training: how the paper's networks are trained; architecture and encoder follow from the system. What is set
+            here also holds for U-Net-MobileNetV2, which otherwise has settings of its own.
         mask_rcnn: what is Mask R-CNN's own in it.
     """
-    if small or quick:
+    if (small or quick) and training.normalisation == PAPER.normalisation:
         training = dataclasses.replace(training, normalisation=NormalisationSettings())
     training = dataclasses.replace(training, split=split)
     index_nuclei(images, out / "index", workers=workers)
@@ -181,14 +183,21 @@ class Run:
         changes: dict[str, object] = {"arguments": {"encoder": UNETS.get(name, "")}}
         base = self.training
         if name == SMALL_UNET:
-            same = {"split": base.split, "normalisation": base.normalisation}
-            base, changes = SMALL, {"weights": self.small_weights, **same}
+            given = changed(base, PAPER)
+            train = dataclasses.replace(SMALL.train, **changed(base.train, PAPER.train))
+            base, changes = SMALL, {**given, "train": train, "weights": self.small_weights}
         elif name in STACKED:
             members = tuple(str(self.train(one)) for one in MEMBERS)
             changes = {"architecture": STACKED[name], "members": members, "weights": None}
             changes["arguments"] = {"joint": self.joint} if name == "GB-U-Net" else {}
         settings = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
         return shrunk(settings) if self.quick else settings
+
+
+def changed(settings: NucleiSettings | TrainConfig, usual: NucleiSettings | TrainConfig) -> dict[str, object]:
+    """What was set otherwise than usual, by name."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
 def shrunk(settings: NucleiSettings) -> NucleiSettings:

@@ -43,7 +43,7 @@ def _free_networks() -> Iterator[None]:
 def uncompiled() -> Iterator[None]:
     """Training runs operation by operation: a smoke run takes two steps of each network, and compiling takes longer.
 
-    Compiled steps are tested in ``tests/train``, and with the pipelines by slow tests.
+    Compiled steps are tested in ``tests/train``; slow tests run the pipelines of H2G-Net, DMMN and GB U-Net compiled.
     """
     import tensorflow as tf
 

@@ -67,6 +67,23 @@ def test_all_systems_as_the_smoke_run_builds_them(gb_unet, images, tmp_path):
     assert list(pd.read_csv(tmp_path / "scores" / "scores.csv").system.unique()) == list(systems)
 
 
+def test_what_is_set_also_holds_for_the_small_network(gb_unet, tmp_path):
+    def settings(training):
+        run = gb_unet.Run(tmp_path, (), training, gb_unet.MaskRCNNTraining(), "file", joint=False, quick=False)
+        return run.settings(gb_unet.SMALL_UNET)
+
+    assert settings(gb_unet.PAPER).train == gb_unet.SMALL.train
+    train = dataclasses.replace(gb_unet.PAPER.train, epochs=3, seed=7)
+    found = settings(dataclasses.replace(gb_unet.PAPER, mpp=0.5, train=train))
+    assert (found.mpp, found.train.epochs, found.train.seed) == (0.5, 3, 7)
+    assert found == dataclasses.replace(
+        gb_unet.SMALL,
+        mpp=0.5,
+        weights="file",
+        train=dataclasses.replace(gb_unet.SMALL.train, epochs=3, seed=7),
+    )
+
+
 def test_the_papers_systems_are_fourteen(gb_unet):
     assert len(gb_unet.SYSTEMS) == 3 + 8 + 3
 

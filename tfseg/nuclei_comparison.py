@@ -62,7 +62,9 @@ def compare_nuclei(
     """
     out = Path(out)
     if not test.items:
-        raise CohortError("no test image. Hold whole organs out, or say test in the column split of a manifest.")
+        raise CohortError(
+            "no test image. Hold whole organs out (--split.test-organs), or say test in the column split of a manifest."
+        )
     known = [{"image": item.name, "organ": item.organ, **item.values} for item in test.items]
     missing = [column for column in by if any(column not in one for one in known)]
     if missing:

@@ -133,6 +133,8 @@ def test_nuclei_from_the_index_to_a_model(tfseg, tmp_path):
         (("--out", "x"), ("give a cohort's manifest (CSV) and --index, or --nuclei",)),
         (("a.csv", "--nuclei", "n", "--out", "x"), ("give either a cohort's manifest and --index, or --nuclei",)),
         (("a.csv", "--index", "i", "--instances.batch-size", "2", "--out", "x"), ("--instances", "networks of nuclei")),
+        (("--nuclei", "n", "--segmentation.batch-size", "2", "--out", "x"), ("take --instances", "no stages")),
+        (("--nuclei", "n", "--stages", "classifier", "--out", "x"), ("take --instances", "no stages")),
     ],
 )
 def test_slides_or_nuclei(fails, arguments, words):

@@ -26,8 +26,6 @@ from tfseg.train.segmentation import LossSettings, SegmentationSettings
 from tfseg.train.self_training import Schedule, Step, self_train
 from tfseg.types import IGNORE, TfsegError
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
 SIDE = 96
 TABLE = ClassTable.plain(CLASSES)
 CONFIG = DenseIndexConfig(target_px=16, stride_px=16, mpp=1.0)

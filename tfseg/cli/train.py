@@ -15,7 +15,7 @@ from tfseg.export.onnx import export_onnx
 from tfseg.train.cascade import train_cascade
 from tfseg.train.classifier import ClassifierSettings
 from tfseg.train.clustering import ClusterSettings
-from tfseg.train.nuclei import train_nuclei
+from tfseg.train.nuclei import assemble_nuclei, train_nuclei
 from tfseg.train.nuclei_settings import NucleiSettings
 from tfseg.train.refinement import RefinementSettings
 from tfseg.train.segmentation import SegmentationSettings, train_segmentation
@@ -65,6 +65,9 @@ def train(
     if nuclei is not None:
         if cohort is not None or index is not None:
             raise TfsegError("give either a cohort's manifest and --index, or --nuclei. See --help.")
+        usual = ClassifierSettings(clustering=ClusterSettings()), RefinementSettings(), SegmentationSettings()
+        if (classifier, refinement, segmentation, stages, clustering) != (*usual, "both", False):
+            raise ModelError(f"{nuclei} is of nuclei, whose networks take --instances.… and no stages or clustering.")
         _train_nuclei(nuclei, out / "model", instances if augment else replace(instances, augment="none"))
         return
     if cohort is None or index is None:
@@ -91,7 +94,9 @@ def train(
 
 
 def _train_nuclei(index: Path, model: Path, settings: NucleiSettings) -> None:
-    train_nuclei(indexed_items(index), model, settings)
+    print(f"images are taken at {settings.mpp:g} µm/px (--instances.mpp)", flush=True)
+    train = assemble_nuclei if settings.architecture == "unet_ensemble" and settings.members else train_nuclei
+    train(indexed_items(index), model, settings)
     export_onnx(model)
     print(f"model: {model}  (tfseg segment --nuclei IMAGE --model {model} --out DIR)")
 

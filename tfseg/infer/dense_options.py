@@ -18,7 +18,7 @@ class DenseOptions:
 
     Attributes:
         stride_px: output pixels between windows; fewer than the network's output make neighbours overlap, and they are
-            blended. None takes the network's own, without overlap as a rule.
+            blended. None takes the network's own, without overlap as a rule; of nuclei half a tile.
         border: what lies beyond the slide's edges: "zero" (black, as in DMMN), "white" or "reflect". None takes zero,
             of nuclei reflect.
         tissue: skip windows without tissue: "saturation" finds it as the cascades do, "otsu" by Otsu's threshold;
@@ -28,7 +28,8 @@ class DenseOptions:
         background: name of the class that skipped pixels get; None takes the class called "background", or class 0
             where there is none.
         threshold: a class is taken where it is the most probable of those that reach their threshold; this one holds
-            for all classes that ``thresholds`` does not name. 0 is the plain argmax.
+            for all classes that ``thresholds`` does not name. 0 is the plain argmax. Of nuclei: pixels of at least this
+            foreground probability; 0 takes the network's own.
         thresholds: class name → threshold. Above 1, a class is never taken.
         below: what pixels get where no class reaches its threshold: "background", or "ignore" (255, not annotated).
     """

@@ -144,7 +144,7 @@ def _network(settings: NucleiSettings) -> tuple[keras.Model, ModelSpec]:
     if settings.widths:
         arguments["widths"] = settings.widths
     if "weights" in known.parameters:
-        arguments["weights"] = settings.weights
+        arguments["weights"] = None if settings.members else settings.weights  # members bring their own
     with precision(settings.precision):
         model = models.build(settings.architecture, **arguments)
     spec = models.describe(model, settings.architecture, arguments, settings.mpp, classes)
@@ -186,17 +186,19 @@ def _instances(
         return dict(json.loads(file.read_text(encoding="utf-8"))["instances"])
     predict, planes = as_predictor(model, spec), nuclei_classes(spec)
 
-    def choose(level: str, options: InstanceOptions) -> ThresholdChoice:
+    def choose(level: str, options: InstanceOptions, rule: ThresholdSettings) -> ThresholdChoice:
         def labeller(image: np.ndarray) -> Callable[[float], np.ndarray]:
             values = predict_image(predict, spec, np.array(image), settings.threshold.overlap, settings.batch_size)
             return lambda value: label_instances(values[..., planes], dataclasses.replace(options, **{level: value}))
 
-        return chosen_threshold(labeller, validation, settings.threshold, folder)
+        return chosen_threshold(labeller, validation, rule, folder, level)
 
-    choice = choose("threshold", settings.instances)
+    choice = choose("threshold", settings.instances, settings.threshold)
     options, more = dataclasses.replace(settings.instances, threshold=choice.threshold), {}
     if options.split == "border":
-        markers = choose("inside", options)
+        recall = next(row["recall"] for row in choice.table if row["threshold"] == choice.threshold)
+        unmet = not recall >= settings.threshold.min_recall  # then the threshold has the highest AJI: so also this one
+        markers = choose("inside", options, ThresholdSettings("aji") if unmet else settings.threshold)
         options = dataclasses.replace(options, inside=markers.threshold)
         table = [{"inside" if name == "threshold" else name: row[name] for name in row} for row in markers.table]
         more = {"inside": {"score": markers.score, "candidates": table}}
@@ -210,6 +212,7 @@ def chosen_threshold(
     validation: NucleiStore,
     rule: ThresholdSettings,
     folder: Path,
+    level: str = "threshold",
 ) -> ThresholdChoice:
     """The threshold that is best on validation images.
 
@@ -221,17 +224,18 @@ def chosen_threshold(
         validation: prepared images.
         rule: what is best.
         folder: of the run, for the warning.
+        level: what is chosen, for the progress bar and the warning.
     """
 
     def choose(**how: Any) -> ThresholdChoice:
         images = [validation[k] for k in range(len(validation.items))]
-        labelled = (labeller(one.image) for one in track(images, "threshold", console=Console(stderr=True)))
+        labelled = (labeller(one.image) for one in track(images, level, console=Console(stderr=True)))
         return choose_level(labelled, [one.labels for one in images], **how)
 
     try:
         return choose(maximise=rule.maximise, iou=rule.iou, min_recall=rule.min_recall)
     except ModelError as error:
-        _log.warning("%s: %s The threshold of highest AJI is taken instead.", folder.parent, error)
+        _log.warning("%s: %s The %s of highest AJI is taken instead.", folder.parent, error, level)
         return choose(maximise="aji", iou=rule.iou)
 
 

@@ -72,13 +72,14 @@ class NucleiSettings:
         crossentropy, dice: weights of the loss's two terms: cross-entropy × weight map, 1 − soft Dice with squared
             denominators.
         border: of the weight map.
-        mpp: µm/px of the images.
+        mpp: µm/px of the images, which do not say it themselves: 0.25 is 40x.
         tile_px, tile_overlap: of the training tiles.
         batch_size: tiles a batch, also in validation. (The paper does not say.)
         augment: key of ``AUGMENTS``.
         normalisation: of the images' colours.
-        instances: how probabilities become nuclei, all but the threshold; ``split`` "border" wants ``border_class``.
-        threshold: how that one is chosen.
+        instances: how probabilities become nuclei, all but the threshold and, with ``split`` "border", ``inside``,
+            which are chosen; that split wants ``border_class``.
+        threshold: how those are chosen.
         split: which images train, validate and test.
         train: epochs, steps, learning rate (of Adam) and so on. ``steps_per_epoch`` 0 is one pass over the tiles;
             ``validation_steps`` None validates on every tile.
