@@ -109,7 +109,7 @@ def main(
         images: images with labelled nuclei, as `tfseg index --nuclei` takes them.
         out: run folder.
         systems: which to run; none takes the paper's, with --small the three classical ones and U-Net-MobileNetV2.
-        small: run what two cores train in an hour or two; colours are not normalised.
+        small: run what two cores train in an hour or two; colours are normalised only where --training says how.
         quick: shrink networks, tiles and training until a run takes minutes; a smoke test.
         small_weights: of U-Net-MobileNetV2's encoder: "imagenet", or a file of Keras' MobileNetV2 without top.
         joint: train GB U-Net's first stage on with the second, instead of keeping it as it is.
