@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -156,7 +158,6 @@ def convert(
         ExportError: tf2onnx cannot convert it.
     """
     import tensorflow as tf
-    import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     names = [one.name for one in spec.inputs]
@@ -170,11 +171,8 @@ def convert(
     frozen = convert_variables_to_constants_v2(forward.get_concrete_function(), lower_control_flow=False)
     # Nested functions of the same tensor would share one name, so order, not name, tells the outputs apart.
     inputs, outputs = [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     try:
-        network, _ = tf2onnx.convert.from_graph_def(
-            frozen.graph.as_graph_def(), name=spec.name, input_names=inputs, output_names=outputs, opset=opset
-        )
+        network = _to_onnx(frozen.graph.as_graph_def(), inputs, outputs, opset)
     except Exception as error:  # tf2onnx raises whatever it stumbles over
         raise ExportError(
             f"{spec.name}: tf2onnx cannot convert {spec.architecture} at opset {opset}. {error}"
@@ -185,6 +183,26 @@ def convert(
     for value in (*network.graph.input, *network.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return network
+
+
+def _to_onnx(graph_def: Any, inputs: list[str], outputs: list[str], opset: int) -> onnx.ModelProto:
+    """What ``tf2onnx.convert.from_graph_def`` does, in half the memory: GB U-Net takes … GB instead of 20.
+
+    tf2onnx would freeze the graph once more, copy it before each of its optimisers, and write the weights into the
+    nodes' protocol buffers after each, where the copies before them are never freed. ``make_model`` writes them once.
+    """
+    import tensorflow as tf
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with tf.Graph().as_default():
+        graph_def = tf2onnx.tf_loader.tf_optimize(inputs, outputs, graph_def)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        converted = tf2onnx.tfonnx.process_tf_graph(graph, opset=opset, input_names=inputs, output_names=outputs)
+        with mock.patch.object(tf2onnx.graph.Graph, "update_proto"):
+            converted = tf2onnx.optimizer.optimize_graph(converted, catch_errors=False)
+        return converted.make_model("tfseg")
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
