@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow lint bench lock clean
+.PHONY: install demo test test-smoke test-slow lint bench lock clean
 
 install: .venv/.installed
 
@@ -19,6 +19,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-smoke: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m smoke
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

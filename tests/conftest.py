@@ -43,7 +43,8 @@ def _free_networks() -> Iterator[None]:
 def uncompiled() -> Iterator[None]:
     """Training runs operation by operation: a smoke run takes two steps of each network, and compiling takes longer.
 
-    Compiled steps are tested in ``tests/train``; slow tests run the pipelines of H2G-Net, DMMN and GB U-Net compiled.
+    Compiled steps are tested in ``tests/train``. CD-UNET's and the multi-level network's smoke runs are compiled; slow
+    tests compile the others' at full depth.
     """
     import tensorflow as tf
 

@@ -38,6 +38,7 @@ def cohort(tmp_path_factory):
     return make_cohort(folder, {"train": 1, "val": 1, "test": 1}, size_px=1280, mpp=1.0, workers=1)
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("uncompiled")
 def test_nine_designs_from_manifest_to_table(h2g_net, cohort, tmp_path, capsys, monkeypatch):
     for name in BACKBONES:  # deep networks take most of the time, and are in the slow test below
@@ -72,6 +73,7 @@ def test_nine_designs_as_the_smoke_run_builds_them(h2g_net, cohort, tmp_path):
     assert model.architecture == "inceptionv3_classifier"
 
 
+@pytest.mark.smoke
 def test_slides_without_pixel_size_take_it_from_the_manifest(h2g_net, cohort, tmp_path):
     table = pd.read_csv(cohort)
     for column in ("slide", "annotation"):
@@ -117,6 +119,7 @@ def check_dmmn(out, designs):
         assert (out / "scores" / name / "confusion.png").is_file()
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("uncompiled")
 def test_one_field_three_fields_and_no_padding_from_manifest_to_table(tissue_types, tmp_path, capsys):
     dmmn = load("dmmn")
@@ -150,7 +153,7 @@ def test_six_systems_and_two_more_from_manifest_to_table(tissue_types, tmp_path)
     check_dmmn(tmp_path, dmmn.DESIGNS)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.smoke
 def test_with_and_without_the_colour_segment(tissue_types, tmp_path):
     cd_unet = load("cd_unet")
     out = tmp_path / "run"

@@ -56,7 +56,7 @@ def tiny(multi_level, monkeypatch):
     monkeypatch.setattr(multi_level, "shrink", shrunk)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.smoke
 def test_from_manifest_to_steps_and_table(multi_level, cohort, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     multi_level.main(cohort, out=out, quick=True, workers=1, designs=("Base", "Multi-level"))

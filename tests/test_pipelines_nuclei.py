@@ -34,6 +34,7 @@ def images(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("nuclei"), ("Kidney", "Kidney", "Liver", "Liver", "Breast", "Breast"))
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("uncompiled")
 def test_every_kind_of_system_from_images_to_a_table(gb_unet, images, small_encoder, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gb_unet, "MEMBERS", gb_unet.MEMBERS[:2])  # a third one is trained for ten seconds more

@@ -67,6 +67,7 @@ def test_folder_of_one_network_is_a_cascade_of_one(tmp_path):
         ("{", "not JSON"),
         ("[1]", "expected a JSON object"),
         ('{"name": "x"}', "not a tfseg model spec"),
+        ('{"format": "tfseg-model", "version": 2}', "version 2, this tfseg reads version 1"),
     ],
 )
 def test_a_folder_without_a_spec_says_what_a_model_folder_holds(tmp_path, content, says):

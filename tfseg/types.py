@@ -238,6 +238,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: not JSON ({error}). {holds}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}. {holds}")
+    if content.get("version", 1) != 1:
+        raise ModelError(f"{path}: format version {content['version']}, this tfseg reads version 1. Update tfseg.")
     return content
 
 

@@ -117,6 +117,9 @@ def test_missing_files_are_named(folder):
     (folder / "model.keras").unlink()
     with pytest.raises(ModelError, match=r"unet/model.keras: no such file"):
         load(folder)
+    (folder / "model_fast.onnx").touch()
+    with pytest.raises(ModelError, match=r"unet holds model_fast.onnx, which is exported already"):
+        load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"unet/config.json: no such file"):
         load(folder)

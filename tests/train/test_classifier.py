@@ -8,10 +8,12 @@ import json
 import keras
 import numpy as np
 import pytest
+import tiny_encoder
 import toy
 
 from tfseg import models
 from tfseg.data.augment import PatchAugment
+from tfseg.models.patch_classifier import BACKBONES
 from tfseg.train.classifier import ClassifierSettings, train_classifier
 from tfseg.train.clustering import ClusterSettings
 from tfseg.train.fit import TrainConfig
@@ -34,7 +36,15 @@ def index(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(index, tmp_path_factory):
+def small_trunk():
+    """MobileNetV2 is traced for half a minute; the slow test trains it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "mobilenetv2", tiny_encoder.trunk)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(index, tmp_path_factory, small_trunk):
     out = tmp_path_factory.mktemp("classifier")
     return out, train_classifier(index, out, dataclasses.replace(SETTINGS, clustering=CLUSTERS))
 

@@ -253,7 +253,15 @@ def load(folder: str | Path) -> tuple[keras.Model, ModelSpec]:
     spec = ModelSpec.load(folder)
     path = folder / "model.keras"
     if not path.is_file():
-        raise ModelError(f"{path}: no such file. Expected the Keras network beside config.json, as tfseg saves it.")
+        exported = ", ".join(sorted(file.name for file in folder.glob("*.onnx")))
+        only = (
+            f" {folder} holds {exported}, which is exported already: what needs Keras cannot use it."
+            if exported
+            else ""
+        )
+        raise ModelError(
+            f"{path}: no such file. Expected the Keras network beside config.json, as tfseg saves it.{only}"
+        )
     try:
         model = keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
