@@ -17,7 +17,8 @@ import tiny_encoder
 from skimage.data import immunohistochemistry
 
 import tfseg
-from tfseg.export.onnx import OPSETS, PARITY, convert
+from tfseg.export.onnx import OPSETS, convert
+from tfseg.export.parity import PARITY
 from tfseg.files import write_json
 from tfseg.losses import mask_rcnn_losses
 from tfseg.models import MODELS, build, describe, load, save

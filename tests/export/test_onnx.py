@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from tfseg.export import onnx as export
+from tfseg.export import parity
 from tfseg.export.onnx import export_onnx, he_picture
 from tfseg.models import build, describe, save
 from tfseg.types import ExportError, ModelError, ModelSpec, read_config
@@ -99,7 +99,7 @@ def test_mixed_precision_is_exported_in_float32(tmp_path):
 
 
 def test_difference_from_keras_is_an_error_that_leaves_nothing(agunet, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "PARITY", -1.0)
+    monkeypatch.setattr(parity, "PARITY", -1.0)
     with pytest.raises(ExportError, match=r"net\.onnx: ONNX Runtime differs from Keras by .* in 'segmentation'"):
         export_onnx(agunet, out=tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []

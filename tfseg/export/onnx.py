@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,10 +20,11 @@ from tfseg.export.check_fast import check_fast
 from tfseg.export.gate import TissueGate, with_gate
 from tfseg.export.one_input import with_one_input
 from tfseg.export.pads import explicit_pads
+from tfseg.export.parity import compare
 from tfseg.files import atomic_path, write_json
 from tfseg.models import build, load
 from tfseg.models.blocks import float32_policy
-from tfseg.types import ExportError, InputSpec, ModelSpec
+from tfseg.types import ExportError, ModelSpec
 
 OPSETS = {"default": 17, "fast": 13}
 """Profile → ONNX opset. FAST's OpenVINO 2022.3 is safe up to 17; 13 is what its authors' own models use."""
@@ -33,8 +33,6 @@ FILES = {"default": ("model.onnx", "config.json"), "fast": ("model_fast.onnx", "
 """Profile → names of the network and of its ModelSpec. The fast profile has names of its own for inputs and outputs."""
 
 _SOURCE = "tfseg_source"
-PARITY = 1e-4
-"""Largest difference of a probability between Keras and ONNX Runtime; of boxes, as a fraction of the largest value."""
 
 
 def export_onnx(
@@ -96,7 +94,7 @@ def export_onnx(
         onnx.save(network, str(temporary))
         if profile == "fast":
             check_fast(temporary)
-        _compare(model, temporary, spec, keras_names, pictures or [he_picture(512, 512)], target)
+        compare(model, temporary, spec, keras_names, pictures or [he_picture(512, 512)], target)
     if not (keep_heads and target.parent.resolve() == folder.resolve() and profile == "default"):
         write_json(target.parent / spec_name, named.to_dict())
     return target
@@ -218,45 +216,6 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
         del values[:]
         values.extend(ordered)
     del graph.value_info[:]
-
-
-def _compare(
-    model: keras.Model,
-    path: Path,
-    spec: ModelSpec,
-    outputs: Sequence[str],
-    pictures: Sequence[NDArray[np.uint8]],
-    target: Path,
-) -> None:
-    """Raises ExportError unless Keras and ONNX Runtime agree on every picture."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for number, picture in enumerate(pictures):
-        # Each field sees the picture turned another way, so that swapped inputs show.
-        arrays = [_input_array(one, np.rot90(picture, turn), number) for turn, one in enumerate(spec.inputs)]
-        expected = model({i.name: a for i, a in zip(spec.inputs, arrays, strict=True)}, training=False)
-        feed = {i.name: a for i, a in zip(session.get_inputs(), arrays, strict=True)}
-        for output, got in zip(outputs, session.run(None, feed), strict=True):
-            wanted = keras.ops.convert_to_numpy(expected[output])
-            difference = float(np.max(np.abs(wanted - got))) / max(1.0, float(np.max(wanted)))
-            if not difference <= PARITY:
-                raise ExportError(
-                    f"{target}: ONNX Runtime differs from Keras by {difference:.2g} in {output!r} on picture {number}, "
-                    f"more than {PARITY:g}. Nothing was written. If it is NaN, so is the network: check its "
-                    "training."
-                )
-
-
-def _input_array(spec: InputSpec, picture: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
-    """The picture, repeated or cropped to the input's size, or a smooth random heatmap: (1, H, W, channels)."""
-    height, width = spec.size_px
-    if spec.kind == "heatmap":
-        y, x = np.mgrid[:height, :width] / 32.0
-        wave = 0.5 + 0.5 * np.sin(x + seed) * np.cos(y + 0.7 * seed)
-        return np.repeat(wave[None, :, :, None], spec.channels, axis=3).astype(np.float32)
-    repeats = (math.ceil(height / picture.shape[0]), math.ceil(width / picture.shape[1]), 1)
-    return np.tile(picture, repeats)[None, :height, :width].astype(np.float32)
 
 
 def he_picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -254,13 +254,11 @@ def load(folder: str | Path) -> tuple[keras.Model, ModelSpec]:
     path = folder / "model.keras"
     if not path.is_file():
         exported = ", ".join(sorted(file.name for file in folder.glob("*.onnx")))
-        only = (
-            f" {folder} holds {exported}, which is exported already: what needs Keras cannot use it."
-            if exported
-            else ""
+        hint = (
+            f" {folder} holds {exported}, which is exported already; this needs the Keras network." if exported else ""
         )
         raise ModelError(
-            f"{path}: no such file. Expected the Keras network beside config.json, as tfseg saves it.{only}"
+            f"{path}: no such file. Expected the Keras network beside config.json, as tfseg saves it.{hint}"
         )
     try:
         model = keras.saving.load_model(path, compile=False)

@@ -17,6 +17,8 @@ from tfseg.files import atomic_path
 
 Row = dict[str, float]
 PREFIX = "val_"
+DRAW_EVERY_S = 10.0
+"""Seconds between two drawings of the curves: one takes half a second, which short epochs should not wait for."""
 _COUNTERS = ("epoch", "step", "learning_rate")
 
 
@@ -55,18 +57,22 @@ def write_curves(path: Path, history: list[Row], best_epoch: int = 0) -> None:
 
 
 class RunLog:
-    """Writes the logs of a run folder after every epoch."""
+    """Writes the logs of a run folder after every epoch; the curves when they are 10 s old, and at the end."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._writers = {
             part: tf.summary.create_file_writer(str(folder / "tensorboard" / part)) for part in ("train", "validation")
         }
+        self._drawn = time.monotonic()
+        self._to_draw: tuple[list[Row], int] | None = None
 
     def write(self, history: list[Row], best_epoch: int) -> None:
         """Writes CSV and curves of the whole history and the TensorBoard scalars of its last row."""
         write_csv(self.folder / "history.csv", history)
-        write_curves(self.folder / "curves.png", history, best_epoch)
+        self._to_draw = history, best_epoch
+        if time.monotonic() - self._drawn > DRAW_EVERY_S:
+            self._draw()
         row = history[-1]
         for name, value in row.items():
             if name not in ("epoch", "step"):
@@ -76,7 +82,13 @@ class RunLog:
         for writer in self._writers.values():
             writer.flush()
 
+    def _draw(self) -> None:
+        if self._to_draw is not None:
+            write_curves(self.folder / "curves.png", *self._to_draw)
+            self._drawn, self._to_draw = time.monotonic(), None
+
     def close(self) -> None:
+        self._draw()
         for writer in self._writers.values():
             writer.close()
 
