@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -30,11 +31,17 @@ def shared_data() -> Path:
     return SHARED
 
 
+_modules = itertools.count(1)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _free_networks() -> Iterator[None]:
-    """Lets go of a module's networks and graphs: kept to the end, those of the whole suite take over 16 GiB."""
+    """Lets go of networks and graphs: kept to the end, those of the whole suite take over 16 GiB.
+
+    After every sixth module, for it takes a second.
+    """
     yield
-    if "keras" in sys.modules:
+    if "keras" in sys.modules and next(_modules) % 6 == 0:
         sys.modules["keras"].utils.clear_session()
         gc.collect()
 
