@@ -38,11 +38,11 @@ _modules = itertools.count(1)
 def _free_networks() -> Iterator[None]:
     """Lets go of networks and graphs: kept to the end, those of the whole suite take over 16 GiB.
 
-    After every sixth module, for it takes a second.
+    After every tenth module, for it takes a second.
     """
     yield
-    if "keras" in sys.modules and next(_modules) % 6 == 0:
-        sys.modules["keras"].utils.clear_session()
+    if "keras" in sys.modules and next(_modules) % 10 == 0:
+        sys.modules["keras"].utils.clear_session(free_memory=False)
         gc.collect()
 
 
