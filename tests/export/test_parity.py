@@ -66,6 +66,14 @@ def test_detections_that_only_the_other_engine_has_count():
         assert detection_differences(*pair)[BOXES] == 1
 
 
+def test_what_scores_little_is_compared_by_its_score_alone():
+    """Untrained networks give hundreds of boxes a score of 0: which of them are kept is chance."""
+    low = {**detections(), CLASSES: detections()[CLASSES] * [0, 1e-9]}
+    other = {**low, BOXES: low[BOXES] + 500}
+    assert detection_differences(low, other) == dict.fromkeys(OUTPUTS, 0.0)
+    assert detection_differences(low, detections())[CLASSES] == pytest.approx(0.9)
+
+
 def test_nothing_found_is_no_difference_and_nan_is_none_that_passes():
     nothing = detections(0)
     assert detection_differences(nothing, nothing) == dict.fromkeys(OUTPUTS, 0.0)

@@ -62,8 +62,8 @@ def detection_differences(
 ) -> dict[str, float]:
     """How far Mask R-CNN's detections in one picture are from those of another engine, whatever the order.
 
-    The counterpart of a detection is the other engine's with the nearest box. Compared are, both ways, those that score
-    0.5 or more (the best, where none does), but for the worst 2 %.
+    The counterpart of a detection is the other engine's with the nearest box. Compared are the highest scores and, both
+    ways, the detections that score 0.5 or more, but for the worst 2 %.
 
     Args:
         wanted: "instances" (1, n, classes), "instances_boxes" (1, n, 4), "instances_masks" (1, n, h, w).
@@ -73,13 +73,13 @@ def detection_differences(
         Of each output the largest difference, as :data:`INSTANCE_PARITY` says; NaN where a value is not finite.
     """
     classes, boxes, masks = outputs = ("instances", "instances_boxes", "instances_masks")
-    worst = dict.fromkeys(outputs, 0.0)
+    highest = [float(found[classes][..., 1:].max()) for found in (wanted, got)]
+    worst = {classes: abs(highest[0] - highest[1]), boxes: 0.0, masks: 0.0}
     for one, other in ((wanted, got), (got, wanted)):
         a, b = ({name: values[0] for name, values in found.items()} for found in (one, other))
         if not all(np.isfinite(values).all() for values in a.values()):
             return dict.fromkeys(outputs, np.nan)
-        scores = np.where(a[classes].any(-1), a[classes][:, 1:].max(-1), -1.0)  # rows past the last detection are 0
-        kept = (scores >= min(0.5, scores.max())) & (scores >= 0)
+        kept = a[classes][:, 1:].max(-1) >= 0.5
         if not kept.any():
             continue
         iou = keras.ops.convert_to_numpy(box_iou(a[boxes][kept], b[boxes]))
