@@ -10,6 +10,7 @@ import pytest
 
 from tfseg.export import parity
 from tfseg.export.onnx import export_onnx, he_picture
+from tfseg.files import write_json
 from tfseg.models import build, describe, save
 from tfseg.types import ExportError, ModelError, ModelSpec, read_config
 
@@ -121,6 +122,13 @@ def test_unknown_profile_and_missing_network_are_named(tmp_path):
         export_onnx(tmp_path, "quick")
     with pytest.raises(ModelError, match=r"config\.json"):
         export_onnx(tmp_path)
+
+
+def test_instances_are_not_for_fast(agunet, tmp_path):
+    spec = ModelSpec.load(agunet).to_dict()
+    write_json(tmp_path / "config.json", {**spec, "task": "instances"})
+    with pytest.raises(ExportError, match="--profile default"):
+        export_onnx(tmp_path, "fast")
 
 
 @pytest.mark.slow

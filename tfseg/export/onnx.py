@@ -68,12 +68,17 @@ def export_onnx(
 
     Raises:
         ModelError: the folder holds no network.
-        ExportError: the network cannot be converted, FAST could not run it, or probabilities differ by more than 1e-4
-            (detections: see :mod:`tfseg.export.parity`).
+        ExportError: the network cannot be converted, FAST could not run it (nor any Mask R-CNN), or probabilities
+            differ by more than 1e-4 (detections: see :mod:`tfseg.export.parity`).
     """
     if profile not in OPSETS:
         raise ExportError(f"profile: unknown {profile!r}. Known: {', '.join(OPSETS)}.")
     folder = Path(folder)
+    if profile == "fast" and ModelSpec.load(folder).task == "instances":
+        raise ExportError(
+            f"{folder}: FAST has no step that draws the boxes and masks of a network of instances. Export it with "
+            "--profile default, for ONNX Runtime and tfseg.infer.mask_rcnn."
+        )
     model, spec = load(folder)
     model = in_float32(model, spec)
     if gate is not None:
