@@ -21,7 +21,7 @@ test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-smoke: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m smoke
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "smoke and not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -87,6 +87,7 @@ def test_slides_without_pixel_size_take_it_from_the_manifest(h2g_net, cohort, tm
     assert len(pd.read_csv(tmp_path / "run" / "scores" / "scores.csv")) == 3
 
 
+@pytest.mark.smoke
 def test_a_column_that_is_not_there_is_told_before_any_work(h2g_net, cohort, tmp_path):
     with pytest.raises(CohortError, match="no column 'stage'"):
         h2g_net.main(cohort, out=tmp_path / "run", quick=True, workers=1, by=("stage",))

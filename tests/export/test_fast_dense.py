@@ -249,6 +249,7 @@ def labelled(size: int, stride: int = SIZE_PX, overlap: int = 96) -> int:
     return min(size, len(cells) * stride)
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("needs_fast")
 @pytest.mark.parametrize("engine", ["OpenVINO", "ONNXRuntime"])
 def test_headless_agrees_with_tfseg(engine, network, slide, expected, tmp_path):
@@ -270,6 +271,7 @@ np.save(job["output"], np.asarray(fast.Image.fromDataObject(found["segmentation"
 """
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("needs_fast")
 def test_viewer_agrees_with_tfseg(network, slide, expected, tmp_path):
     job = {"slide": str(slide), "fpl": str(network / "fastpathology.fpl"), "output": str(tmp_path / "out.npy")}

@@ -79,6 +79,7 @@ def test_onnx_runtime_and_keras_find_the_same(exported):
     assert label_image(predict, spec, image).shape == (90, 110)
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("needs_fast")
 def test_the_network_that_comes_with_tfseg_runs_in_fast(slides, tmp_path):
     with open_slide(slides["whole"]) as slide:

@@ -24,7 +24,7 @@ from tfseg.slides.tiff_writer import write_pyramid
 from tfseg.slides.tissue import tissue_mask
 from tfseg.types import ExportError
 
-pytestmark = pytest.mark.usefixtures("needs_fast")
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("needs_fast")]
 
 SECONDS = 120
 ENGINES = ("OpenVINO", "ONNXRuntime")

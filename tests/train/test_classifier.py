@@ -13,6 +13,7 @@ import toy
 
 from tfseg import models
 from tfseg.data.augment import PatchAugment
+from tfseg.models.clustering import ENCODERS
 from tfseg.models.patch_classifier import BACKBONES
 from tfseg.train.classifier import ClassifierSettings, train_classifier
 from tfseg.train.clustering import ClusterSettings
@@ -40,6 +41,7 @@ def small_trunk():
     """MobileNetV2 is traced for half a minute; the slow test trains it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "mobilenetv2", tiny_encoder.trunk)
+        patch.setitem(ENCODERS, "mobilenetv2", tiny_encoder.trunk)
         yield
 
 

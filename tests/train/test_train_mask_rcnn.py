@@ -29,6 +29,7 @@ OWN = MaskRCNNTraining(
 )
 
 
+@pytest.mark.smoke
 def test_from_images_to_a_model_folder(tmp_path):
     items = read_nuclei(write_folder(tmp_path / "images", ("Kidney", "Kidney")))
     out = tmp_path / "run"

@@ -142,6 +142,7 @@ def test_cosine_ends_at_no_rate():
     assert [round(float(rate(step)), 6) for step in (0, 4, 8)] == [0.01, 0.005, 0.0]
 
 
+@pytest.mark.smoke
 def test_it_learns_discs(items, tmp_path):
     train = dataclasses.replace(SETTINGS.train, epochs=2, steps_per_epoch=20)
     result = train_nuclei(items, tmp_path, changed(train=train, augment="none"))
