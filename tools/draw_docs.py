@@ -107,6 +107,35 @@ def colour_normalisation() -> Figure:
     return figure
 
 
+def restain() -> Figure:
+    """A synthetic tile with its nuclei as Fiji's steps label them, the second stain of another, and eight restained."""
+    from skimage.segmentation import find_boundaries
+
+    from tfseg.data.restain import Restain, counterstains
+    from tfseg.infer.classical import fiji
+
+    image = _synthetic_tile("A", "P")
+    labels = fiji(image, channel="haematoxylin")
+    with tempfile.TemporaryDirectory() as temporary:
+        pictures = Path(temporary) / "pictures"
+        pictures.mkdir()
+        cv2.imwrite(str(pictures / "tile.png"), _synthetic_tile("C", "R", side_px=512)[..., ::-1])
+        source = counterstains(pictures, Path(temporary))
+        second = np.array(source.planes[0][:TILE_PX, :TILE_PX])
+        panels = {"second stain of another picture": np.repeat(255 - second[..., None], 3, axis=2)}
+        for name, brown in (("eosin", 0.0), ("DAB", 1.0)):
+            panels |= {f"{name}, seed {seed}": Restain(source, 1.0, brown)(image, labels, seed) for seed in range(4)}
+    outlined = image.copy()
+    outlined[find_boundaries(labels, mode="inner")] = (255, 255, 0)
+    panels = {"labelled nuclei": outlined, **panels}
+    figure = Figure(figsize=(13.5, 5.9), layout="constrained")
+    for axis, (title, picture) in zip(figure.subplots(2, 5).flat, panels.items(), strict=True):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+        axis.axis("off")
+    return figure
+
+
 def nuclei_hits() -> Figure:
     """Three systems without a network on a corner of scikit-image's ``immunohistochemistry``: hits and misses, scores.
 
@@ -157,8 +186,8 @@ def ap_curves(scores: Path) -> Figure:
     return ap_figure(dict(list(pd.read_csv(scores).groupby("system", sort=False))))
 
 
-def _synthetic_tile(stain: str, scanner: str) -> np.ndarray:
-    """The middle of a synthetic slide, uint8 RGB (TILE_PX, TILE_PX, 3)."""
+def _synthetic_tile(stain: str, scanner: str, side_px: int = TILE_PX) -> np.ndarray:
+    """The middle of a synthetic slide, uint8 RGB (side_px, side_px, 3)."""
     from tfseg.slides import open_slide
     from tfseg.slides.synthetic import Recipe, synthetic_slide
 
@@ -166,13 +195,14 @@ def _synthetic_tile(stain: str, scanner: str) -> np.ndarray:
         path = Path(temporary) / "slide.tif"
         synthetic_slide(path, Recipe(size_px=2048, stain=stain, scanner=scanner, seed=5))
         with open_slide(path) as slide:
-            return slide.read(Window(1024, 1024, TILE_PX, TILE_PX, 0.5))
+            return slide.read(Window(1024, 1024, side_px, side_px, 0.5))
 
 
 FIGURES = {
     "schedules": (schedules, "stepwise_cyclic.png", 110),
     "targeted_hsv": (targeted_hsv, "targeted_hsv.png", 80),
     "colour_normalisation": (colour_normalisation, "colour_normalisation.png", 72),
+    "restain": (restain, "restain.png", 80),
     "nuclei_hits": (nuclei_hits, "nuclei_hits.png", 120),
 }
 """Name → function, file, dots per inch."""
@@ -182,7 +212,7 @@ MEASURED = {"ap_curves": (ap_curves, "ap_curves.png", 110)}
 
 def main(
     figure: tyro.conf.Positional[
-        Literal["schedules", "targeted_hsv", "colour_normalisation", "nuclei_hits", "ap_curves"]
+        Literal["schedules", "targeted_hsv", "colour_normalisation", "restain", "nuclei_hits", "ap_curves"]
     ],
     /,
     folder: Path = IMAGES,

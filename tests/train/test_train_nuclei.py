@@ -8,17 +8,21 @@ import json
 import numpy as np
 import pytest
 import tiny_encoder
+from nuclei_files import write
 from toy_nuclei import picture, write_folder
+from two_stains import two_stains
 
 from tfseg import models
 from tfseg.data.nuclei import read_nuclei
+from tfseg.data.nuclei_stream import PixelTargets
 from tfseg.infer.instances import InstanceOptions
 from tfseg.infer.nuclei import label_image, predict_image
 from tfseg.metrics.instances import instance_scores
 from tfseg.train import nuclei
 from tfseg.train.fit import TrainConfig
 from tfseg.train.nuclei import as_predictor, assemble_nuclei, train_nuclei
-from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, ThresholdSettings
+from tfseg.train.nuclei_data import NucleiData
+from tfseg.train.nuclei_settings import NormalisationSettings, NucleiSettings, RestainSettings, ThresholdSettings
 from tfseg.types import ModelError, ModelSpec, TfsegError
 
 SETTINGS = NucleiSettings(
@@ -172,6 +176,25 @@ def test_colours_are_normalised_before_anything_else(items, tmp_path):
     target = np.load(tmp_path / "training" / "prepared" / "Liver_3.image.npy").reshape(-1, 3).mean(0)
     other = np.load(tmp_path / "training" / "prepared" / "Kidney_0.image.npy").reshape(-1, 3).mean(0)
     assert np.abs(target - other).max() < 6
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_other_stains_are_learnt_anew_every_time_and_chosen_on_once(items, tmp_path):
+    pictures = write(tmp_path / "pictures" / "a.png", two_stains(side=128)).parent
+    how = RestainSettings(pictures, p=1.0)
+    settings = changed(restain=how, train=dataclasses.replace(SETTINGS.train, epochs=1))
+    result = train_nuclei(items, tmp_path / "run", settings)
+    for part, restained in (("train", False), ("val", True)):
+        for item in result.parts[part]:
+            kept = np.load(tmp_path / "run" / "training" / "prepared" / f"{item.name}.image.npy")
+            assert np.array_equal(kept, item.load()[0]) is not restained, item.name
+    data = NucleiData.prepare(items, tmp_path / "run", settings)
+    tiles = [next(iter(data.training(PixelTargets(3), step)))[0]["image"].numpy() for step in (0, 0, 1)]
+    np.testing.assert_array_equal(tiles[0], tiles[1])
+    assert np.abs(tiles[0] - tiles[2]).mean() > 5
+    write(pictures / "b.png", two_stains(seed=1, side=128))
+    with pytest.raises(TfsegError, match="counterstains"):
+        train_nuclei(items, tmp_path / "run", settings)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from tfseg.data.border_weights import border_term
 from tfseg.data.colour_normalisation import Normaliser
 from tfseg.data.nuclei import NucleiItem
+from tfseg.data.restain import Restain
 from tfseg.files import atomic_path, write_json
 from tfseg.types import CohortError
 
@@ -62,6 +64,7 @@ class NucleiStore:
         folder: gets four files an image, some 11 bytes a pixel; those that are there and fit are taken as they are.
         normaliser: applied to every image; None leaves colours as they are.
         border: of the weights.
+        restain: shows the images in other stains, each in one, drawn from its name.
     """
 
     def __init__(
@@ -70,9 +73,10 @@ class NucleiStore:
         folder: str | Path,
         normaliser: Normaliser | None = None,
         border: BorderOptions | None = None,
+        restain: Restain | None = None,
     ) -> None:
         self.items, self.folder = tuple(items), Path(folder)
-        self._normaliser, self._border = normaliser, border or BorderOptions()
+        self._normaliser, self._border, self._restain = normaliser, border or BorderOptions(), restain
         self._open: OrderedDict[int, Prepared] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -119,6 +123,8 @@ class NucleiStore:
             )
         if self._normaliser is not None:
             image = self._normaliser.apply(image)
+        if self._restain is not None:
+            image = self._restain(image, labels, zlib.crc32(item.name.encode()))
         border = border_term(labels, w0=self._border.w0, sigma_px=self._border.sigma_px)
         made = Prepared(image, labels, border.astype(np.float32))
         for field, array in made._asdict().items():
@@ -128,7 +134,8 @@ class NucleiStore:
 
     def _key(self, item: NucleiItem) -> str:
         normaliser = None if self._normaliser is None else dataclasses.asdict(self._normaliser)
-        settings = [_FORMAT, normaliser, self._border.w0, self._border.sigma_px, item.allow_empty]
+        restain = None if self._restain is None else self._restain.key
+        settings = [_FORMAT, normaliser, self._border.w0, self._border.sigma_px, item.allow_empty, restain]
         paths = [path for path in (item.image, *item.labels.files()) if path.exists()]
         files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
         return hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tfseg.data.dense_augment import DenseAugment
 from tfseg.data.nuclei_store import NucleiStore, Prepared
 from tfseg.data.nuclei_tiles import cut_tile
+from tfseg.data.restain import Restain
 from tfseg.data.sampling import Sampler
 from tfseg.data.warp import Warp, lattice
 
@@ -116,9 +117,11 @@ class TileReader:
         targets: Targets,
         tile_px: int,
         augment: DenseAugment | None,
+        restain: Restain | None,
         threads: int,
     ) -> None:
-        self._store, self._targets, self._tile_px, self._augment = store, targets, tile_px, augment
+        self._store, self._targets, self._tile_px = store, targets, tile_px
+        self._augment, self._restain = augment, restain
         self._places = table[["item", "top", "left"]].to_numpy(np.int64)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-tiles")
 
@@ -132,6 +135,8 @@ class TileReader:
         change = None if self._augment is None else self._augment.draw(seed, self._tile_px, self._tile_px)
         warp = None if change is None else change.warp
         image, labels, border = read_tile(self._store[item], top, left, self._tile_px, warp)
+        if self._restain is not None:
+            image = self._restain(image, labels, seed)
         if change is not None:
             image = change.recolour([image], [1.0])[0]
         return image, self._targets(labels, border)
@@ -154,6 +159,7 @@ def nuclei_dataset(
     *,
     tile_px: int = 256,
     augment: DenseAugment | None = None,
+    restain: Restain | None = None,
     start_step: int = 0,
     threads: int = 4,
 ) -> tf.data.Dataset:
@@ -165,18 +171,21 @@ def nuclei_dataset(
     Args:
         store: prepared images.
         table: of :func:`tfseg.data.nuclei_tiles.tile_table` of the store's items.
-        sampler: over its rows; None takes each row once, in order, the last batch smaller, without augmentation.
+        sampler: over its rows; None takes each row once, in order, the last batch smaller, as the store has it.
         batch_size: tiles a step.
         targets: what is learnt.
         tile_px: side of the tiles.
         augment: changes image, labels and border weights together; lengths in pixels.
+        restain: shows the image in another stain, after it has moved and before its colours change.
         start_step: first step, to resume.
         threads: tiles read at the same time.
 
     Returns:
         dataset of ({"image": float32 (B, H, W, 3) in 0..255}, {name: (B, …)}) with the targets' names.
     """
-    reader = TileReader(store, table, targets, tile_px, augment if sampler is not None else None, threads)
+    if sampler is None:
+        augment = restain = None
+    reader = TileReader(store, table, targets, tile_px, augment, restain, threads)
     kinds = targets.shapes(tile_px)
     shapes = [(None, tile_px, tile_px, 3)] + [(None, *shape) for shape, _ in kinds.values()]
     dtypes = [tf.uint8] + [tf.as_dtype(dtype) for _, dtype in kinds.values()]

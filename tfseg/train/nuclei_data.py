@@ -22,9 +22,10 @@ from tfseg.data.nuclei_split import split_items
 from tfseg.data.nuclei_store import NucleiStore
 from tfseg.data.nuclei_stream import Targets, nuclei_dataset
 from tfseg.data.nuclei_tiles import tile_table
+from tfseg.data.restain import Restain, counterstains
 from tfseg.data.sampling import EpochSampler
 from tfseg.train.fit import TrainConfig
-from tfseg.train.nuclei_settings import AUGMENTS, NormalisationSettings, NucleiSettings
+from tfseg.train.nuclei_settings import AUGMENTS, NormalisationSettings, NucleiSettings, RestainSettings
 from tfseg.types import COLOURS
 
 LEARNT = ("train", "val")
@@ -40,12 +41,14 @@ class NucleiData:
         stores: prepared images of "train" and "val".
         tables: their tiles.
         settings: of the run.
+        restain: of the training tiles; those of "val" are stored as they are shown.
     """
 
     parts: dict[str, list[NucleiItem]]
     stores: dict[str, NucleiStore]
     tables: dict[str, pd.DataFrame]
     settings: NucleiSettings
+    restain: Restain | None = None
 
     @classmethod
     def prepare(
@@ -55,17 +58,21 @@ class NucleiData:
 
         Raises:
             CohortError: nothing to train or to validate on.
-            SlideError, AnnotationError: an image or its labels cannot be used.
+            SlideError, AnnotationError: an image or its labels, or a picture to restain with, cannot be used.
         """
         parts = split_items(items, settings.split)
         colours = colours_of(out, parts["train"], settings.normalisation)
-        stores = {}
+        folder = prepared or out / "training" / "prepared"
+        restain = _restain(settings.restain, folder / "counterstains")
+        stores = {
+            "train": NucleiStore(parts["train"], folder, colours, settings.border),
+            "val": NucleiStore(parts["val"], folder, colours, settings.border, restain),
+        }
         for part in LEARNT:
-            stores[part] = NucleiStore(parts[part], prepared or out / "training" / "prepared", colours, settings.border)
             stores[part].prepare()
             Console(stderr=True).print(f"{part}: {len(parts[part])} images ready", highlight=False)
         tables = {part: tile_table(parts[part], settings.tile_px, settings.tile_overlap) for part in LEARNT}
-        return cls(parts, stores, tables, settings)
+        return cls(parts, stores, tables, settings, restain)
 
     @property
     def config(self) -> TrainConfig:
@@ -78,7 +85,8 @@ class NucleiData:
         """Augmented batches without end, from a step on."""
         sampler = EpochSampler(len(self.tables["train"]), self.settings.train.seed)
         augment = AUGMENTS[self.settings.augment]
-        return self._batches("train", targets, sampler, augment=augment, start_step=start_step)
+        changes = {"augment": augment, "restain": self.restain}
+        return self._batches("train", targets, sampler, **changes, start_step=start_step)
 
     def validation(self, targets: Targets) -> tf.data.Dataset:
         """Every tile once, or the first ``validation_steps`` batches."""
@@ -97,6 +105,7 @@ class NucleiData:
         return {
             "settings": {**dataclasses.asdict(self.settings), "train": None, "threads": None},
             "images": {part: {item.name: _fingerprint(item) for item in self.parts[part]} for part in LEARNT},
+            "counterstains": None if self.restain is None else self.restain.source.digest,
         }
 
 
@@ -117,6 +126,12 @@ def colours_of(folder: Path, training: Sequence[NucleiItem], chosen: Normalisati
     if not file.is_file():
         save_normaliser(file, fit_colours(read_rgb(Path(target)), chosen.method))
     return load_normaliser(file)
+
+
+def _restain(chosen: RestainSettings, folder: Path) -> Restain | None:
+    if chosen.pictures is None:
+        return None
+    return Restain(counterstains(chosen.pictures, folder), chosen.p, chosen.brown)
 
 
 def _fingerprint(item: NucleiItem) -> str:

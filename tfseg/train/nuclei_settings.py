@@ -35,6 +35,25 @@ class NormalisationSettings:
 
 
 @dataclass(frozen=True)
+class RestainSettings:
+    """Labelled images shown in other stains, for networks that meet what nobody labelled; :mod:`tfseg.data.restain`.
+
+    Training tiles are drawn anew every time, validation images once, so that epoch, threshold and marker level are
+    chosen on other stains, too.
+
+    Attributes:
+        pictures: folder of pictures of tissue in two stains (H&E) at about ``mpp``, without labels, whose second stain
+            is laid between the labelled nuclei. None keeps every image's stain.
+        p: probability for each tile or validation image; the others stay as they are.
+        brown: of those, the share with DAB in place of eosin.
+    """
+
+    pictures: Path | None = None
+    p: float = 0.7
+    brown: float = 0.35
+
+
+@dataclass(frozen=True)
 class ThresholdSettings:
     """How the threshold is chosen on the validation images; :func:`tfseg.infer.instances.choose_threshold`.
 
@@ -77,6 +96,7 @@ class NucleiSettings:
         batch_size: tiles a batch, also in validation. (The paper does not say.)
         augment: key of ``AUGMENTS``.
         normalisation: of the images' colours.
+        restain: shows them in other stains, after that.
         instances: how probabilities become nuclei, all but the threshold and, with ``split`` "border", ``inside``,
             which are chosen; that split wants ``border_class``.
         threshold: how those are chosen.
@@ -104,6 +124,7 @@ class NucleiSettings:
     batch_size: int = 8
     augment: Literal[tuple(AUGMENTS)] = "gb_unet"  # type: ignore[valid-type]
     normalisation: NormalisationSettings = field(default_factory=NormalisationSettings)
+    restain: RestainSettings = field(default_factory=RestainSettings)
     instances: InstanceOptions = field(default_factory=InstanceOptions)
     threshold: ThresholdSettings = field(default_factory=ThresholdSettings)
     split: NucleiSplit = field(default_factory=NucleiSplit)
