@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from command_line import files, start
+from finding_network import write_finder
 from nuclei_network import DISCS, disc_labels, disc_picture, write_network
 from PIL import Image
 
@@ -130,8 +131,12 @@ def test_a_network_of_normalised_colours_gets_them(tfseg, network, tmp_path):
         load_nuclei_model(folder)
 
 
-def test_mask_rcnn_is_sent_to_where_it_runs(fails, network, picture, tmp_path):
-    folder = shutil.copytree(network, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "task": "instances"}))
-    fails(("segment", "--nuclei", picture, "--model", folder, "--out", tmp_path / "out"), "predict_instances")
+def test_mask_rcnn_finds_nuclei(tfseg, fails, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_finder(folder)
+    Image.fromarray(np.full((40, 40, 3), 204, np.uint8)).save(tmp_path / "p.png")
+    command = ("segment", "--nuclei", tmp_path / "p.png", "--mpp", 0.25, "--model", folder, "--out", tmp_path / "out")
+    found = tfseg(*command)
+    assert found.code == 0 and "out/p: 2 nuclei" in found.out, found.err
+    fails((*command, "--stride-px", 8), "--stride-px: Mask R-CNN's fields")

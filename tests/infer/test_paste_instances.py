@@ -1,25 +1,18 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
+from finding_network import SPEC, finder, picture, two_classes, write_finder
 from numpy.testing import assert_array_equal
-from onnx import TensorProto, helper, numpy_helper
-from scipy import ndimage
 
-from tfseg.files import write_json
 from tfseg.infer.mask_rcnn import PasteOptions, paste_instances, predict_instances
 from tfseg.infer.predictors import onnx_predictor
 from tfseg.metrics import instance_scores
 from tfseg.metrics.coco import coco_ap
-from tfseg.types import NUCLEI_CLASSES, InputSpec, ModelError, ModelSpec
+from tfseg.types import ModelError, ModelSpec
 
 ANY = PasteOptions(min_area_px=1)
 FULL = np.ones((28, 28))
-
-
-def two_classes(*scores: float) -> np.ndarray:
-    return np.array([[1 - score, score] for score in scores])
 
 
 def test_pixels_whose_centres_are_inside():
@@ -83,35 +76,6 @@ def test_options_out_of_range(options):
         paste_instances(two_classes(0.9), [[0, 0, 1, 1]], [FULL], (8, 8), PasteOptions(**options))
 
 
-def write_finder(folder):
-    """An ONNX network of two detections, the same whatever it sees: the first score is the image's mean / 255."""
-    constants = {
-        "boxes": np.array([[[4, 4, 20, 20], [30, 30, 50, 50]]], np.float32),
-        "masks": np.ones((1, 2, 28, 28), np.float32),
-        "scale": np.float32([[[-1 / 255, 1 / 255], [0, 0]]]),
-        "offset": np.float32([[[1, 0], [0.3, 0.7]]]),
-    }
-    nodes = [
-        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
-        helper.make_node("Reshape", ["mean", "shape"], ["one"]),
-        helper.make_node("Mul", ["one", "scale"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "offset"], ["instances"]),
-        helper.make_node("Identity", ["boxes"], ["instances_boxes"]),
-        helper.make_node("Identity", ["masks"], ["instances_masks"]),
-    ]
-    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 64, 64, 3])
-    shapes = {"instances_masks": [1, 2, 28, 28], "instances_boxes": [1, 2, 4], "instances": [1, 2, 2]}
-    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    known = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    known.append(numpy_helper.from_array(np.array([1, 1, 1]), "shape"))
-    graph = helper.make_graph(nodes, "finder", [given], results, known)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(folder / "model.onnx")
-    )
-    write_json(folder / "config.json", SPEC.to_dict())
-    return folder
-
-
 def test_an_onnx_network_finds_in_an_image(tmp_path):
     predict = onnx_predictor(write_finder(tmp_path), threads=1)
     image = np.full((64, 64, 3), 204, np.uint8)
@@ -119,44 +83,6 @@ def test_an_onnx_network_finds_in_an_image(tmp_path):
     labels, scores, _ = predict_instances(predict.every_output, image, SPEC)
     assert scores == pytest.approx({1: 0.8, 2: 0.7})
     assert np.count_nonzero(labels == 1) == 16 * 16 and labels[40, 40] == 2
-
-
-SPEC = ModelSpec(
-    name="finder",
-    architecture="mask_rcnn",
-    arguments={},
-    task="instances",
-    inputs=(InputSpec("image", (64, 64), 3, 0.25),),
-    outputs=("instances", "instances_boxes", "instances_masks"),
-    classes=NUCLEI_CLASSES,
-)
-
-
-def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of 9 px, each of a grey of its own on black, as image and labels."""
-    random = np.random.default_rng(seed)
-    labels = np.zeros((height, width), np.int32)
-    for y in range(2, height - 9, 14):
-        for x in range(2, width - 9, 14):
-            dy, dx = random.integers(0, 4, 2)
-            labels[y + dy : y + dy + 9, x + dx : x + dx + 9][: height - y - dy, : width - x - dx] = labels.max() + 1
-    return np.repeat(labels[..., None], 3, axis=2).astype(np.uint8), labels
-
-
-def finder(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Finds every piece of one grey in a field, surer of lighter ones."""
-    assert images.shape == (1, 64, 64, 3) and images.dtype == np.float32
-    greys, boxes = [], []
-    for grey in np.unique(images[images > 0]):
-        for rows, columns in ndimage.find_objects(ndimage.label(images[0, ..., 0] == grey)[0]):
-            greys.append(grey)
-            boxes.append([rows.start, columns.start, rows.stop, columns.stop])
-    scores = two_classes(*(0.5 + grey / 512 for grey in greys))
-    return {
-        "instances": scores.reshape(1, -1, 2),
-        "instances_boxes": np.reshape(boxes, (1, -1, 4)).astype(np.float32),
-        "instances_masks": np.ones((1, len(greys), 28, 28), np.float32),
-    }
 
 
 @pytest.mark.parametrize("size", [(150, 170), (64, 64), (40, 90), (30, 20)])

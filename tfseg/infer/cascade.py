@@ -14,8 +14,15 @@ from tfseg.infer.cascade_job import CascadeJob
 from tfseg.infer.dense_job import DenseJob
 from tfseg.infer.job import Job, SegmentOptions, make_folder
 from tfseg.infer.networks import Cascade, DenseModel, load_model
-from tfseg.infer.nuclei_job import NucleiJob
-from tfseg.infer.nuclei_model import FindingOptions, NucleiModel, View, check_options, load_nuclei_model
+from tfseg.infer.nuclei_job import MaskRCNNJob, NucleiJob
+from tfseg.infer.nuclei_model import (
+    FindingOptions,
+    MaskRCNNModel,
+    NucleiModel,
+    View,
+    check_options,
+    load_nuclei_model,
+)
 from tfseg.slides.base import Slide
 from tfseg.types import ModelError, OutputError, TfsegError
 
@@ -148,6 +155,7 @@ def segment_nuclei(
     check_options(options.dense, options.outputs)
     if not isinstance(model, NucleiModel):
         model = load_nuclei_model(model, how, options.engine, options.threads, view)
+    model.check(options.dense)
     return segment_slides(sources, model, out, options)
 
 
@@ -182,6 +190,8 @@ def _loaded(model: str | Path | Model, options: SegmentOptions) -> Model:
 
 
 def _job(source: str | Path | Slide, model: Model, out: Path, options: SegmentOptions, name: str | None) -> Job:
+    if isinstance(model, MaskRCNNModel):
+        return MaskRCNNJob(source, model, out, options, name)
     if isinstance(model, NucleiModel):
         return NucleiJob(source, model, out, options, name)
     if isinstance(model, DenseModel):

@@ -103,7 +103,7 @@ def segment_dense(
     options.check()
     grid = dense_grid(slide, spec, options.stride_px)
     rule = Rule.of(spec.classes, options)
-    wanted = _wanted(slide, grid, tissue, options.min_tissue)
+    wanted = wanted_windows(slide, grid, tissue, options.min_tissue)
     key = _key(grid, spec, options, wanted, probabilities)
     planes = 1 + len(spec.classes) * probabilities
     opener = open_store or (lambda key, width, planes: BandStore(None, key, width, planes))
@@ -213,7 +213,7 @@ def predicted_rows(
             yield row, windows(row)
 
 
-def _wanted(slide: Slide, grid: DenseGrid, tissue: TissueMask | None, min_tissue: float) -> NDArray[np.bool_]:
+def wanted_windows(slide: Slide, grid: DenseGrid, tissue: TissueMask | None, min_tissue: float) -> NDArray[np.bool_]:
     """Which windows are predicted, bool (rows, columns)."""
     rows, columns = grid.shape
     if tissue is None:

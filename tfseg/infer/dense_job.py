@@ -47,11 +47,6 @@ class DenseJob(Job):
 
     def _segmented(self, tissue: TissueMask | None, progress: ProgressCallback) -> DenseResult:
         options, network = self._options, self._model.network
-
-        def opened(key: bytes, width: int, planes: int) -> BandStore:
-            identity = content_hash([key.hex(), self._identity, network.identity])
-            return BandStore(self._state, bytes.fromhex(identity), width, planes)
-
         return segment_dense(
             self._seen(),
             network.predict,
@@ -59,10 +54,15 @@ class DenseJob(Job):
             options.dense,
             tissue=tissue if options.dense.tissue != "none" else None,
             probabilities=self.keeps_probabilities or options.outputs.probability,
-            open_store=opened,
+            open_store=self._opened_store,
             streaming=options.streaming,
             progress=progress,
         )
+
+    def _opened_store(self, key: bytes, width: int, planes: int) -> BandStore:
+        """The state of this slide and network."""
+        identity = content_hash([key.hex(), self._identity, self._model.network.identity])
+        return BandStore(self._state, bytes.fromhex(identity), width, planes)
 
     def _seen(self) -> Slide:
         """The slide as the network sees it."""

@@ -17,6 +17,10 @@ InstancePredictor = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
 as ``tfseg.infer.predictors.onnx_predictor(folder).every_output``."""
 
 
+CONTEXT = 16
+"""So many times as wide as what is not used along its edges is a field."""
+
+
 @dataclass(frozen=True)
 class PasteOptions:
     """How detections become a label picture.
@@ -121,17 +125,17 @@ def predict_instances(
         image: uint8 RGB (H, W, 3) at the network's µm/px.
         spec: of the network; it has one square input. ``spec.threshold`` is the least score where ``options`` is None.
         options: how detections become labels.
-        context_px: None is a sixteenth of the field.
+        context_px: None is a sixteenth (1 / ``CONTEXT``) of the field.
 
     Raises:
         ModelError: a spec of another task or with another input, no RGB image, a context that leaves no overlap, or
             outputs that do not belong together.
     """
     options = options or PasteOptions(threshold=spec.threshold)
-    side = _field_px(spec)
+    side = field_px(spec)
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ModelError(f"expected an RGB image (H, W, 3). Received: {image.shape}.")
-    context = side // 16 if context_px is None else context_px
+    context = side // CONTEXT if context_px is None else context_px
     tile = side - 2 * context
     if not 0 <= context < side // 4:
         raise ModelError(f"context_px: expected 0 to {side // 4 - 1} px of a field of {side} px. Received: {context}.")
@@ -150,7 +154,7 @@ def predict_instances(
                 max(0, min(first - context, length - side))
                 for first, length in zip((top, left), image.shape[:2], strict=True)
             )
-            field = _find(predict, image[y : y + side, x : x + side], spec, options)
+            field = find_in_field(predict, image[y : y + side, x : x + side], spec, options)
             corner, found = (top, left), field._replace(labels=field.labels[top - y : bottom - y, left - x : right - x])
             yield Tile(found.labels)
 
@@ -163,10 +167,10 @@ def predict_instances(
     return ScoredInstances(labels, scores, classes)
 
 
-def _find(
-    predict: InstancePredictor, pixels: NDArray[np.uint8], spec: ModelSpec, options: PasteOptions
+def find_in_field(
+    predict: InstancePredictor, pixels: NDArray[Any], spec: ModelSpec, options: PasteOptions
 ) -> ScoredInstances:
-    """The instances of a field, which may be smaller than the network's: then it goes on mirrored."""
+    """The instances of a field, RGB (H, W, 3) in 0..255; one smaller than the network's goes on mirrored."""
     size = spec.inputs[0].size_px
     height, width = pixels.shape[:2]
     field = np.pad(pixels, [(0, size[0] - height), (0, size[1] - width), (0, 0)], mode="symmetric")
@@ -176,8 +180,8 @@ def _find(
     return found._replace(labels=found.labels[:height, :width])
 
 
-def _field_px(spec: ModelSpec) -> int:
-    """Side of the network's field."""
+def field_px(spec: ModelSpec) -> int:
+    """Side of the network's field. Raises ModelError for a spec of another task or with another input."""
     sizes = [one.size_px for one in spec.inputs]
     if spec.task != "instances" or len(spec.outputs) != 3 or len(sizes) != 1 or len(set(sizes[0])) != 1:
         raise ModelError(

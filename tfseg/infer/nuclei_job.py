@@ -19,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfseg.files import atomic_path
+from tfseg.infer.dense import DenseResult
 from tfseg.infer.dense_job import DenseJob
 from tfseg.infer.instance_outputs import NUCLEUS, DetectionOptions, StoredProbabilities, slide_image, write_nuclei
 from tfseg.infer.instance_stitch import Instance, Tile, TileGrid, label_tiles
 from tfseg.infer.instances import label_instances
 from tfseg.infer.job import SegmentOptions
-from tfseg.infer.nuclei import nuclei_classes, stride_of
-from tfseg.infer.nuclei_model import STAINS, NucleiModel
+from tfseg.infer.mask_rcnn_slide import FieldGrid, find_instances, stored_tiles
+from tfseg.infer.nuclei import nuclei_classes
+from tfseg.infer.nuclei_model import STAINS, MaskRCNNModel, NucleiModel
 from tfseg.infer.outputs import OVERLAY, slide_areas_mm2
 from tfseg.infer.overlay import draw_overlay, png, thumbnail_grid
 from tfseg.infer.segmentation import DenseSegmentation, Segmentation
@@ -33,6 +35,7 @@ from tfseg.infer.slide import ProgressCallback
 from tfseg.slides.base import Slide, open_slide
 from tfseg.slides.mpp import ASSUMED
 from tfseg.slides.rasterise import PixelGrid
+from tfseg.slides.tissue import TissueMask
 from tfseg.types import ClassSpec
 
 TILE_PX = 1024
@@ -52,11 +55,11 @@ class NucleiJob(DenseJob):
         self, source: str | Path | Slide, model: NucleiModel, out: Path, options: SegmentOptions, name: str | None
     ) -> None:
         """Without a stride half of each tile overlaps; without a border the slide is mirrored at its edges."""
-        dense = options.dense.filled(border="reflect", stride_px=stride_of(model.network.spec))
+        dense = options.dense.filled(border="reflect", stride_px=model.stride_px)
         super().__init__(source, model, out, replace(options, dense=dense), name)
 
     def _opened(self, source: str | Path | Slide) -> Slide:
-        return open_slide(source, self._options.mpp, assumed=self._model.network.spec.output_mpp)
+        return open_slide(source, self._options.mpp, assumed=self._model.mpp)
 
     def _analysed(self, progress: ProgressCallback) -> DenseSegmentation:
         if self._slide.mpp_source == ASSUMED:
@@ -69,6 +72,11 @@ class NucleiJob(DenseJob):
 
     def _seen(self) -> Slide:
         return self._slide if self._model.view is None else self._model.view(self._slide)
+
+    def _tile_grid(self, pixels: PixelGrid) -> TileGrid:
+        """In which tiles probabilities become instances."""
+        overlap = self._model.how.overlap_px
+        return TileGrid(pixels.height_px, pixels.width_px, max(TILE_PX, 8 * overlap), overlap)
 
     def _tiles(self, grid: TileGrid, pixels: PixelGrid) -> Iterator[Tile]:
         """What was found in each tile of ``grid``."""
@@ -88,7 +96,7 @@ class NucleiJob(DenseJob):
     def _written(self, segmentation: Segmentation) -> dict[str, Any]:
         assert self._result is not None
         slide, pixels, how = self._slide, self._result.grid.pixels, self._model.how
-        grid = TileGrid(pixels.height_px, pixels.width_px, max(TILE_PX, 8 * how.overlap_px), how.overlap_px)
+        grid = self._tile_grid(pixels)
         options = DetectionOptions(stains=STAINS[how.stains], compress=self._options.outputs.compress_polygons)
         seen = Seen(segmentation.thumbnail, thumbnail_grid(slide.size), pixels)
         written = write_nuclei(self._folder, slide, pixels, grid, self._tiles(grid, pixels), options, seen.add)
@@ -99,6 +107,35 @@ class NucleiJob(DenseJob):
             "outputs": [*written["outputs"], OVERLAY],
             **measured(seen.areas_px, written["nuclei_mpp"], slide, slide_areas_mm2(slide, segmentation.tissue)),
         }
+
+
+class MaskRCNNJob(NucleiJob):
+    """Finds the nuclei of one slide or picture by Mask R-CNN."""
+
+    state_suffix = ".instances"
+    _model: MaskRCNNModel
+
+    def _segmented(self, tissue: TissueMask | None, progress: ProgressCallback) -> DenseResult:
+        dense, network = self._options.dense, self._model.network
+        return find_instances(
+            self._seen(),
+            self._model.find,
+            network.spec,
+            self._model.instances(dense),
+            tissue=tissue,
+            min_tissue=dense.min_tissue,
+            open_store=self._opened_store,
+            streaming=self._options.streaming,
+            progress=progress,
+        )
+
+    def _tile_grid(self, pixels: PixelGrid) -> TileGrid:
+        assert self._result is not None and isinstance(self._result.grid, FieldGrid)
+        return self._result.grid.tiles
+
+    def _tiles(self, grid: TileGrid, pixels: PixelGrid) -> Iterator[Tile]:
+        assert self._result is not None
+        return stored_tiles(self._result.store, grid, slide_image(self._slide, pixels))
 
 
 def measured(areas_px: NDArray[np.int64], mpp: float, slide: Slide, areas_mm2: dict[str, float]) -> dict[str, Any]:

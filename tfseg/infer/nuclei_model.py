@@ -10,13 +10,13 @@ from typing import Any, Literal, Protocol
 import tfseg
 from tfseg.infer.dense_options import DenseOptions
 from tfseg.infer.instance_outputs import DAB_STAINS, HE_STAINS
-from tfseg.infer.instances import InstanceOptions
+from tfseg.infer.mask_rcnn import InstancePredictor, PasteOptions, field_px
 from tfseg.infer.networks import DenseModel, is_dense, load_network
-from tfseg.infer.nuclei import nuclei_options
+from tfseg.infer.nuclei import nuclei_options, stride_of
 from tfseg.infer.outputs import OutputOptions
 from tfseg.infer.predictors import Engine
 from tfseg.slides.base import Slide
-from tfseg.types import COLOURS, ModelError, one_of, read_config
+from tfseg.types import COLOURS, NUCLEI_CLASSES, ModelError, one_of, read_config
 
 DEFAULT_MODEL = "nuclei_mobilenetv2"
 STAINS: Mapping[str, Mapping[str, Sequence[float]]] = {"he": HE_STAINS, "dab": DAB_STAINS}
@@ -80,16 +80,89 @@ class NucleiModel(DenseModel):
         nuclei_options(self.network.spec, str(self.folder or ""))
         self.how.check()
 
+    @property
+    def mpp(self) -> float:
+        """µm/px at which it looks for nuclei."""
+        assert self.network.spec.output_mpp is not None
+        return self.network.spec.output_mpp
+
+    @property
+    def stride_px(self) -> int:
+        """From a tile to the next: half a tile."""
+        return stride_of(self.network.spec)
+
     def settings(self, options: DenseOptions) -> dict[str, Any]:
         """What decides about the results, for the summary."""
         own = {"nuclei": asdict(self.how), "instances": asdict(self.instances(options))}
         colours = {} if self.view is None else {"colours": self.view.describe()}
         return {**super().settings(options), **own, **colours}
 
-    def instances(self, options: DenseOptions) -> InstanceOptions:
-        """How the output becomes instances: the network's own way, with another threshold where one is given."""
+    def instances(self, options: DenseOptions) -> Any:
+        """How the output becomes instances, ``InstanceOptions``: the network's own way, with another threshold where
+        one is given."""
         own = nuclei_options(self.network.spec)
         return replace(own, threshold=options.threshold) if options.threshold else own
+
+    def check(self, options: DenseOptions) -> None:
+        """Raises ModelError for options that this network would pass over without a word."""
+        return None
+
+
+@dataclass(frozen=True)
+class MaskRCNNModel(NucleiModel):
+    """A loaded Mask R-CNN, which draws instances itself.
+
+    Attributes:
+        network: one whose ``predict`` has ``every_output``.
+
+    Raises:
+        ModelError: not a network of the task instances whose classes are background and nucleus.
+    """
+
+    def __post_init__(self) -> None:
+        spec = self.network.spec
+        field_px(spec)
+        names = [one.name for one in spec.classes]
+        if names != [one.name for one in NUCLEI_CLASSES] or not spec.inputs[0].mpp:
+            raise ModelError(
+                f"{self.folder or spec.name}: not a network of nuclei. Expected the classes background and nucleus, "
+                f"and an input with an mpp. Received: {', '.join(names)}, {spec.inputs[0].mpp} µm/px."
+            )
+        self.how.check()
+
+    @property
+    def mpp(self) -> float:
+        """µm/px at which it looks for nuclei."""
+        assert self.network.spec.inputs[0].mpp is not None
+        return self.network.spec.inputs[0].mpp
+
+    @property
+    def stride_px(self) -> int:
+        """From a field to the next: half a field."""
+        return field_px(self.network.spec) // 2
+
+    @property
+    def find(self) -> InstancePredictor:
+        """The network with all its outputs."""
+        return self.network.predict.every_output  # type: ignore[attr-defined, no-any-return]
+
+    def instances(self, options: DenseOptions) -> PasteOptions:
+        """How detections become instances: from the spec's threshold on, or another where one is given."""
+        return PasteOptions(threshold=options.threshold or self.network.spec.threshold)
+
+    def check(self, options: DenseOptions) -> None:
+        """Raises ModelError for what is given with its fields: stride, overlap, and mirroring at the edges."""
+        given = {
+            "--stride-px": options.stride_px is not None,
+            "--border": options.border not in (None, "reflect"),
+            "--overlap-px": "overlap_px" in self.how.changed(),
+        }
+        named = ", ".join(name for name, wrong in given.items() if wrong)
+        if named:
+            raise ModelError(
+                f"{self.network.spec.name}: {named}: Mask R-CNN's fields follow each other by half and are mirrored at "
+                "the slide's edges. Leave out what is named."
+            )
 
 
 def load_nuclei_model(
@@ -112,15 +185,14 @@ def load_nuclei_model(
     """
     folder = default_model() if folder is None else Path(folder)
     if read_config(folder / "config.json").get("task") == "instances":
+        kind: type[NucleiModel] = MaskRCNNModel
+    elif is_dense(folder):
+        kind = NucleiModel
+    else:
         raise ModelError(
-            f"{folder}: Mask R-CNN draws instances itself; `tfseg segment` runs networks that label pixels. In Python: "
-            "tfseg.infer.mask_rcnn.predict_instances, on pictures of any size."
-        )
-    if not is_dense(folder):
-        raise ModelError(
-            f"{folder}: not a network of nuclei. Expected a dense network (task segmentation, an input with an mpp), "
-            "found a cascade, a classifier or a network on whole slides. Leave out --nuclei, or --model to take the "
-            "network that comes with tfseg."
+            f"{folder}: not a network of nuclei. Expected a dense network (task segmentation, an input with an mpp) or "
+            "Mask R-CNN (task instances), found a cascade, a classifier or a network on whole slides. Leave out "
+            "--nuclei, or --model to take the network that comes with tfseg."
         )
     if view is None and (folder / COLOURS).is_file():
         raise ModelError(
@@ -128,7 +200,7 @@ def load_nuclei_model(
             "nuclei without. `tfseg segment --nuclei` normalises by itself; from Python give "
             "view=tfseg.data.slide_colours.read_colours(folder)."
         )
-    return NucleiModel(load_network(folder, engine, threads), folder, how or FindingOptions(), view)
+    return kind(load_network(folder, engine, threads), folder, how or FindingOptions(), view)
 
 
 def default_model() -> Path:

@@ -152,8 +152,8 @@ def _fits(shape: Sequence[Any], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def keras_predictor(folder: str | Path) -> Predictor:
-    """Keras on ``model.keras`` of a model folder. It takes one call at a time, whichever thread it comes from.
+def keras_predictor(folder: str | Path) -> KerasPredictor:
+    """Keras on ``model.keras`` of a model folder.
 
     Raises:
         ModelError: a file is missing or unreadable, or the network's inputs are not those of the spec.
@@ -172,15 +172,25 @@ def keras_predictor(folder: str | Path) -> Predictor:
     wants = {wanted.name: (*wanted.size_px, wanted.channels) for wanted in spec.inputs}
     if has != wants:
         raise ModelError(f"{path}: the network's inputs {has} are not those of config.json {wants} (H, W, channels).")
-    names = [wanted.name for wanted in spec.inputs]
-    lock = threading.Lock()
+    return KerasPredictor(model, spec)
 
-    def predict(*batches: NDArray[Any]) -> NDArray[np.float32]:
+
+class KerasPredictor:
+    """A network in Keras. It takes one call at a time, whichever thread it comes from."""
+
+    def __init__(self, model: Any, spec: ModelSpec) -> None:
+        self._model, self._spec, self._lock = model, spec, threading.Lock()
+
+    def __call__(self, *batches: NDArray[Any]) -> NDArray[np.float32]:
+        return self.every_output(*batches)[self._spec.outputs[0]]
+
+    def every_output(self, *batches: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """All outputs by name, as :func:`tfseg.infer.mask_rcnn.predict_instances` wants them."""
+        names = [wanted.name for wanted in self._spec.inputs]
         feed = {name: np.asarray(batch, np.float32) for name, batch in zip(names, batches, strict=True)}
-        with lock:
-            return np.asarray(model.predict_on_batch(feed)[spec.outputs[0]], np.float32)
-
-    return predict
+        with self._lock:
+            found = self._model.predict_on_batch(feed)
+        return {name: np.asarray(values, np.float32) for name, values in found.items()}
 
 
 def available_cores() -> int:

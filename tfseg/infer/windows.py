@@ -111,14 +111,18 @@ def dense_grid(slide: Slide, spec: ModelSpec, stride_px: int | None = None) -> D
             f"{spec.name}: a stride of {stride} px leaves gaps between outputs of {spec.output_px[0]} × "
             f"{spec.output_px[1]} px. Expected 1 to {min(spec.output_px)}."
         )
-    if slide.mpp > MOST_ENLARGED * spec.output_mpp:
-        factor = slide.mpp / spec.output_mpp
-        raise SlideError(
-            f"{slide.path or slide.name}: its pixels of {slide.mpp:g} µm are {factor:.3g} times as large as the "
-            f"network's, {spec.output_mpp:g} µm; at most {MOST_ENLARGED:g} times is expected, enlarging adds nothing "
-            "to see. Check the slide's µm/px (--mpp; 40x is about 0.25, 20x 0.5), or take a network for such slides."
-        )
+    check_enlarged(slide, spec.output_mpp)
     return DenseGrid(slide.size, slide.mpp, spec.output_px, stride, spec.output_mpp)
+
+
+def check_enlarged(slide: Slide, mpp: float) -> None:
+    """Raises SlideError where the slide's pixels are more than ``MOST_ENLARGED`` times as large as a network's."""
+    if slide.mpp > MOST_ENLARGED * mpp:
+        raise SlideError(
+            f"{slide.path or slide.name}: its pixels of {slide.mpp:g} µm are {slide.mpp / mpp:.3g} times as large as "
+            f"the network's, {mpp:g} µm; at most {MOST_ENLARGED:g} times is expected, enlarging adds nothing to see. "
+            "Check the slide's µm/px (--mpp; 40x is about 0.25, 20x 0.5), or take a network for such slides."
+        )
 
 
 def check_dense(spec: ModelSpec) -> None:
