@@ -203,3 +203,21 @@ def test_real_images(shared_data: Path, tmp_path):
     assert found.summary["nuclei"].iloc[-1] == 14745
     assert (found.table["warnings"] != "").sum() == 12
     assert len(indexed_items(tmp_path / "monuseg")) == 24
+
+
+def test_an_image_whose_nuclei_are_of_another_size_is_noted(tmp_path):
+    areas = {"a": 100, "b": 90, "c": 110, "d": 301, "e": 33, "f": 299, "g": 34}
+    for name, area in areas.items():
+        labels = np.zeros((20, 20), np.uint16)
+        labels.ravel()[:area] = 1
+        pair(tmp_path / "all", name, labels)
+        if name in "abde":
+            pair(tmp_path / "few", name, labels)
+    found = check(tmp_path / "all", tmp_path / "out")
+    warnings = dict(zip(found.table["name"], found.table["warnings"], strict=True))
+    assert warnings.pop("d") == "median nucleus 301 px, of the images 100 px: another magnification?"
+    assert warnings.pop("e").startswith("median nucleus 33 px")
+    assert set(warnings.values()) == {""}
+    assert found.summary["with_warnings"].iloc[-1] == 2
+    assert check(tmp_path / "all", tmp_path / "out").table.equals(found.table), "not said twice"
+    assert (check(tmp_path / "few", tmp_path / "few_out").table["warnings"] == "").all(), "four tell nothing"

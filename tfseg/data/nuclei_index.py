@@ -28,6 +28,8 @@ from tfseg.types import CohortError, OutputError, TfsegError
 
 _TABLE, _SUMMARY, _INDEX = "nuclei.parquet", "summary.csv", "nuclei.json"
 _FORMAT, _VERSION, _PART_VERSION = "tfseg-nuclei", 1, 1
+_ODD_SIZE, _LEAST_IMAGES = 3.0, 5
+"""How many times smaller or larger an image's median nucleus is to be noted, among at least so many images."""
 _COLUMNS = (
     *("name", "image", "label", "organ", "split", "height_px", "width_px", "nuclei", "median_area_px", "touching"),
     *("in_pieces", "warnings"),
@@ -131,6 +133,7 @@ def index_nuclei(
             f"{source}: {len(broken)} of {len(items)} images cannot be used:\n{names}\n"
             "Mend them or take them away, or leave them out with --skip-broken; finished images are not done again."
         )
+    done = _odd_sizes_noted(done)
     index = NucleiIndex(_table(items, done), _summary(items, done), broken)
     with atomic_path(out / _TABLE) as temporary:
         index.table.to_parquet(temporary, index=False)
@@ -240,6 +243,25 @@ def _key(item: NucleiItem) -> str:
         stat = path.stat() if path.exists() else None
         stamps.append([str(path), stat and stat.st_size, stat and stat.st_mtime_ns])
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+
+def _odd_sizes_noted(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The parts with a further warning where an image's nuclei are of quite another size than the others'.
+
+    Networks take all images at one µm/px, which the files do not say: an image at another magnification is seen by its
+    nuclei alone.
+    """
+    medians = {name: float(np.median(part["areas_px"])) for name, part in done.items() if part["areas_px"]}
+    if len(medians) < _LEAST_IMAGES:
+        return done
+    usual = float(np.median(list(medians.values())))
+    noted = dict(done)
+    for name, median in medians.items():
+        if not usual / _ODD_SIZE <= median <= usual * _ODD_SIZE:
+            text = f"median nucleus {median:g} px, of the images {usual:g} px: another magnification?"
+            earlier = done[name]["warnings"]
+            noted[name] = {**done[name], "warnings": f"{earlier}; {text}" if earlier else text}
+    return noted
 
 
 def _table(items: Sequence[NucleiItem], done: dict[str, dict[str, Any]]) -> pd.DataFrame:
