@@ -6,6 +6,7 @@ import json
 from typing import Annotated
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from tyro.conf import arg
 
@@ -20,11 +21,17 @@ def models(*, variants: bool = False, json_: Annotated[bool, arg(name="json")] =
             trained together).
         json_: print JSON instead of a table.
     """
-    rows = table(variants)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("building")
+
+        def begun(name: str, done: int, total: int) -> None:
+            bar.update(shown, description=name, completed=done, total=total)
+
+        rows = table(variants, begun)
     if json_:
         print(json.dumps(rows, indent=2))
         return
-    shown = Table("model", "total", "trainable", "structure", "paper")
+    lines = Table("model", "total", "trainable", "structure", "paper")
     for row in rows:
-        shown.add_row(row["name"], f"{row['total']:,}", f"{row['trainable']:,}", row["structure"], row["paper"])
-    Console().print(shown)
+        lines.add_row(row["name"], f"{row['total']:,}", f"{row['trainable']:,}", row["structure"], row["paper"])
+    Console().print(lines)

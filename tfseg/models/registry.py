@@ -296,15 +296,18 @@ def count(name: str) -> tuple[int, int]:
     return model.count_params(), sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def table(variants: bool = False) -> list[dict[str, str | int]]:
+def table(variants: bool = False, begun: Callable[[str, int, int], None] | None = None) -> list[dict[str, str | int]]:
     """One row an architecture at its paper's settings: name, total, trainable (parameters), structure, paper.
 
     Args:
         variants: rows of ``VARIANTS`` below.
+        begun: called with the name of each architecture, how many are done and how many there are: all take minutes.
     """
     about = {**ABOUT, **({name: one[2:] for name, one in VARIANTS.items()} if variants else {})}
     rows: list[dict[str, str | int]] = []
-    for name, (structure, paper) in about.items():
+    for done, (name, (structure, paper)) in enumerate(about.items()):
+        if begun is not None:
+            begun(name, done, len(about))
         total, trainable = count(name)
         rows.append({"name": name, "total": total, "trainable": trainable, "structure": structure, "paper": paper})
     return rows
