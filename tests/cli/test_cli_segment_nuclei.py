@@ -14,10 +14,11 @@ from nuclei_network import DISCS, disc_labels, disc_picture, write_network
 from PIL import Image
 
 import tfseg.infer.nuclei_model
+from tfseg import models
 from tfseg.data.colour_normalisation import fit, save_normaliser
 from tfseg.infer.nuclei_model import load_nuclei_model
 from tfseg.slides.geojson import read_geojson
-from tfseg.types import COLOURS, ModelError
+from tfseg.types import COLOURS, NUCLEI_CLASSES, ModelError
 
 FILES = ["nuclei.geojson", "nuclei.tiff", "overlay.png", "summary.json"]
 
@@ -140,3 +141,16 @@ def test_mask_rcnn_finds_nuclei(tfseg, fails, tmp_path):
     found = tfseg(*command)
     assert found.code == 0 and "out/p: 2 nuclei" in found.out, found.err
     fails((*command, "--stride-px", 8), "--stride-px: Mask R-CNN's fields")
+
+
+@pytest.mark.smoke
+def test_keras_runs_mask_rcnn(picture, tmp_path):
+    """In a process of its own: only what the command imports has registered the network's layers."""
+    narrow = {"pyramid_width": 4, "rpn_width": 4, "head_width": 4, "before_nms": 20, "proposals": 8, "detections": 4}
+    arguments = {"size_px": 64, "encoder": "mobilenetv2", "alpha": 0.35, "settings": narrow}
+    network = models.build("mask_rcnn", **arguments)
+    models.save(network, models.describe(network, "mask_rcnn", arguments, 0.5, NUCLEI_CLASSES), tmp_path / "model")
+    command = ("segment", "--nuclei", picture, "--model", tmp_path / "model", "--out", tmp_path / "out")
+    _, error = (running := start(*command, "--engine", "keras")).communicate()
+    assert running.returncode == 0, error
+    assert json.loads((tmp_path / "out/ihc/summary.json").read_text())["settings"]["engine"] == "keras"

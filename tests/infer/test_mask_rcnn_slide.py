@@ -13,7 +13,7 @@ from fake_networks import slide_file
 from finding_network import SPEC, finder, picture, write_finder
 from PIL import Image
 
-from tfseg.infer.cascade import SegmentOptions, segment_nuclei
+from tfseg.infer.cascade import SegmentOptions, segment_nuclei, segment_slide
 from tfseg.infer.dense import DenseOptions
 from tfseg.infer.instances import number
 from tfseg.infer.mask_rcnn import PasteOptions, predict_instances
@@ -22,6 +22,7 @@ from tfseg.infer.networks import Network
 from tfseg.infer.nuclei_model import FindingOptions, MaskRCNNModel, load_nuclei_model
 from tfseg.slides.base import open_slide
 from tfseg.slides.geojson import read_geojson
+from tfseg.slides.recoloured import RecolouredSlide
 from tfseg.types import ClassSpec, ModelError, OutputError
 
 MPP = SPEC.inputs[0].mpp
@@ -67,6 +68,7 @@ def test_a_picture_of_any_size_comes_back_whole(tmp_path, caplog, size):
     assert told["nuclei"] == truth.max() and told["nuclei_cut"] == 0
     assert told["settings"]["instances"] == dataclasses.asdict(PasteOptions())
     assert told["grid"]["stride_px"] == 32 and told["grid"]["output_px"] == [56, 56]
+    assert told["settings"]["nuclei"]["overlap_px"] == 24
     labels = tifffile.imread(tmp_path / "out/p/nuclei.tiff")
     for one, feature in enumerate(features_of(tmp_path / "out/p"), start=1):
         grey = truth[labels == one][0]
@@ -120,6 +122,27 @@ def test_a_stopped_slide_goes_on(tmp_path):
     assert again.skipped == ["p"] and rest.network.predict.calls == 2 * columns
 
 
+class Darker:
+    """A view that gives other colours."""
+
+    def __call__(self, slide):
+        return RecolouredSlide(slide, lambda image: np.asarray(image // 2))
+
+    def describe(self):
+        return {"method": "half as light"}
+
+
+def test_state_of_other_colours_is_not_gone_on_with(tmp_path):
+    Image.fromarray(large()[0]).save(tmp_path / "p.png")
+    stopped = MaskRCNNModel(Network(Finder(last=12), SPEC, "one"))
+    segment_nuclei([tmp_path / "p.png"], stopped, tmp_path / "out")
+    other = model(view=Darker())
+    told = segment_nuclei([tmp_path / "p.png"], other, tmp_path / "out").summaries["p"]
+    assert told["grid"]["resumed_windows"] == 0 and other.network.predict.calls == 20
+    scores = [feature.measurements["Score"] for feature in features_of(tmp_path / "out/p")]
+    assert max(scores) <= 0.5 + large()[1].max() / 1024 + 0.003
+
+
 def test_the_threshold_is_the_networks_or_the_one_given(tmp_path):
     image, truth = large()
     Image.fromarray(image).save(tmp_path / "p.png")
@@ -152,6 +175,9 @@ def test_tiles_without_tissue_are_skipped(tmp_path):
 def test_what_its_fields_leave_no_choice_of_is_refused(tmp_path, how, options, named):
     with pytest.raises(ModelError, match=f"{named}: Mask R-CNN's fields"):
         segment_nuclei([tmp_path / "p.png"], model(how=how), tmp_path, SegmentOptions(dense=options))
+    Image.fromarray(large()[0]).save(tmp_path / "p.png")
+    with pytest.raises(ModelError, match=f"{named}: Mask R-CNN's fields"):
+        segment_slide(tmp_path / "p.png", model(how=how), tmp_path, SegmentOptions(mpp=MPP, dense=options))
 
 
 def test_other_classes_and_pixels_of_unknown_size_are_refused():

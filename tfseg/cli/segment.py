@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,11 +46,14 @@ def segment(
         nuclei: find nuclei in place of regions.
         options: how. --stride-px, --border, --tissue, --saturation, --min-tissue, --background, --threshold,
             --thresholds and --below are for dense networks alone; with another model they are an error. So are, with
-            --nuclei, --background, --thresholds, --below and all of a mask.
+            --nuclei, --background, --thresholds, --below and all of a mask, and with Mask R-CNN also --stride-px,
+            --border and --overlap-px.
         how: of nuclei; without --nuclei an error.
     """
     if not slides:
         raise TfsegError("no slide given. Usage: tfseg segment SLIDE… --model FOLDER --out DIR")
+    if options.engine == "keras":
+        importlib.import_module("tfseg.models")  # registers the layers of Mask R-CNN with Keras
     if nuclei:
         out = out or NUCLEI_OUT
         report = segment_nuclei(slides, model, out, options, how, None if model is None else read_colours(model))

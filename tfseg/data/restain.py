@@ -16,6 +16,8 @@ with H and C the colours of both stains (optical density, length 1), h and c the
   (:mod:`tfseg.data.stain_separation`) in units of its 99th percentile, times a drawn strength, less inside nuclei, and
   as DAB only in drawn patches, as markers are.
 
+A picture whose nuclei are not darker in red than the rest (fluorescence) stays as it is.
+
 Colours, strengths, scale and patches are drawn from the seed; the ranges are ours. Not imitated: markers of nuclei (ER,
 Ki67), whose positive nuclei are brown. Nuclei of the unlabelled picture may show as pale ghosts in its second stain.
 """
@@ -23,9 +25,9 @@ Ki67), whose positive nuclei are brown. Nuclei of the unlabelled picture may sho
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +38,7 @@ from numpy.typing import NDArray
 from tfseg.data.colour_normalisation import fit
 from tfseg.data.nuclei_pictures import PICTURES, read_rgb
 from tfseg.data.stain_separation import LIGHT, optical_density, stain_amounts
-from tfseg.files import atomic_path, write_json
+from tfseg.files import atomic_path
 from tfseg.types import CohortError, ModelError, SlideError
 
 HAEMATOXYLIN = (0.65, 0.70, 0.29)
@@ -50,6 +52,8 @@ _LEAST_CONTRAST = 0.6
 """A picture whose haematoxylin is fainter is taken to have this much: noise is not blown up to nuclei."""
 _SPARSITY = 0.01
 _ROWS = 512
+MAX_OPEN = 64
+"""Planes that stay mapped."""
 _FORMAT, _PURPOSE = 1, 3
 
 
@@ -58,11 +62,11 @@ class Counterstains:
     """The second stain of pictures, of :func:`counterstains`.
 
     Attributes:
-        planes: amounts, uint8 (H, W) each; 100 is a picture's 99th percentile.
+        files: amounts, a NumPy file each, uint8 (H, W); 100 is a picture's 99th percentile.
         digest: changes with the pictures.
     """
 
-    planes: Sequence[NDArray[np.uint8]]
+    files: tuple[Path, ...]
     digest: str
 
 
@@ -84,9 +88,7 @@ class Restain:
     brown: float = 0.35
 
     def __post_init__(self) -> None:
-        for name, value in (("p", self.p), ("brown", self.brown)):
-            if not 0 <= value <= 1:
-                raise ModelError(f"restain: {name} is a probability, 0 to 1. Received: {value:g}.")
+        check_probabilities(self.p, self.brown)
 
     @property
     def key(self) -> tuple[str, float, float]:
@@ -105,9 +107,9 @@ class Restain:
             uint8 RGB (H, W, 3).
         """
         random = np.random.default_rng((seed & (2**64 - 1), _PURPOSE))
-        if random.random() >= self.p:
-            return image
         nuclei = labels > 0
+        if random.random() >= self.p or not _dark(image, nuclei):
+            return image
         shade = _colour(HAEMATOXYLIN, 0.08, random)
         second = self._part(nuclei.shape, random)
         if random.random() < self.brown:
@@ -124,15 +126,27 @@ class Restain:
         return compose(haematoxylin(image, nuclei) * np.float32(strength), shade, second, colour, light)
 
     def _part(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
-        """Amounts of a random part of a random plane, 0.7 to 1.6 pixels of it a pixel, turned over at random."""
-        planes, scale = self.source.planes, random.uniform(0.7, 1.6)
-        plane = planes[random.integers(len(planes))]
-        rows, columns = np.minimum(np.rint(np.array(shape) * scale).astype(int), plane.shape)
-        top, left = random.integers(np.array(plane.shape) - (rows, columns) + 1)
+        """Amounts of a random part of a random plane, 0.7 to 1.6 pixels of it a pixel, turned over at random.
+
+        A plane that is smaller than the part goes on mirrored.
+        """
+        scale, files = random.uniform(0.7, 1.6), self.source.files
+        plane = _mapped(files[random.integers(len(files))])
+        sides = np.maximum(1, np.rint(np.array(shape) * scale)).astype(int)
+        top, left = random.integers(np.maximum(0, np.array(plane.shape) - sides) + 1)
         down, across = random.choice((-1, 1), 2)
-        part = plane[top : top + rows, left : left + columns][::down, ::across].astype(np.float32)
-        resized: NDArray[np.float32] = cv2.resize(part, shape[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        return resized / np.float32(_UNIT)
+        part = plane[top : top + sides[0], left : left + sides[1]][::down, ::across].astype(np.float32)
+        missing = [(0, side - has) for side, has in zip(sides, part.shape, strict=True)]
+        part = np.pad(part, missing, mode="symmetric")
+        how = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(part, shape[::-1], interpolation=how) / np.float32(_UNIT), np.float32)
+
+
+def check_probabilities(p: float, brown: float, where: str = "restain: ") -> None:
+    """Raises ModelError where one is not from 0 to 1; ``where`` stands before its name."""
+    for name, value in (("p", p), ("brown", brown)):
+        if not 0 <= value <= 1:
+            raise ModelError(f"{where}{name} is a probability, 0 to 1. Received: {value:g}.")
 
 
 def compose(
@@ -176,38 +190,45 @@ def haematoxylin(image: NDArray[np.uint8], nuclei: NDArray[np.bool_]) -> NDArray
     return np.asarray(table[red], np.float32)
 
 
-def counterstains(pictures: Path, folder: Path) -> Counterstains:
-    """The second stain of every picture in a folder, computed once and mapped from disk.
+def counterstains(
+    pictures: Path, folder: Path, each: Callable[[Sequence[Path]], Iterable[Path]] = iter
+) -> Counterstains:
+    """The second stain of every picture in a folder, computed once and kept on disk.
 
     Args:
         pictures: folder of PNG, TIFF or JPEG, 8-bit RGB, of tissue in two stains (H&E), at about the pixel size of the
             labelled pictures; labels are not needed. Nothing is read of folders in it.
-        folder: gets a file of one byte a pixel for each, taken as it is while its picture is the same.
+        folder: gets a file of one byte a pixel for each, named by the picture's content.
+        each: goes through the pictures, for progress.
 
     Raises:
         CohortError: no picture.
         SlideError: a picture that cannot be read or has no two stains.
+        OutputError: ``folder`` cannot be written.
     """
-    files = sorted(file for file in Path(pictures).glob("*") if file.suffix.lower() in PICTURES)
-    if not files:
+    found = sorted(path for path in Path(pictures).glob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    if not found:
         raise CohortError(
             f"{pictures}: no picture to take a counterstain from. Expected a folder of PNG, TIFF or JPEG pictures of "
             "tissue in two stains, such as H&E; they need no labels."
         )
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    planes = [_plane(file, digest, Path(folder)) for file, digest in zip(files, digests, strict=True)]
-    return Counterstains(planes, hashlib.sha256("".join(digests).encode()).hexdigest()[:16])
+    files = tuple(_plane(path, Path(folder)) for path in each(found))
+    return Counterstains(files, hashlib.sha256("".join(file.name for file in files).encode()).hexdigest()[:16])
 
 
-def _plane(file: Path, digest: str, folder: Path) -> NDArray[np.uint8]:
-    made, note = folder / f"{file.name}.npy", folder / f"{file.name}.json"
-    key = {"format": _FORMAT, "sha256": digest}
-    if not (made.is_file() and note.is_file() and json.loads(note.read_text(encoding="utf-8")) == key):
-        image = read_rgb(file)
+def _plane(picture: Path, folder: Path) -> Path:
+    """The file with a picture's second stain, made where it is missing."""
+    try:
+        digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SlideError(f"{picture}: cannot be read: {error.strerror or error}.") from error
+    made = folder / f"{digest[:32]}-{_FORMAT}.npy"
+    if not made.is_file():
+        image = read_rgb(picture)
         try:
             stains = dataclasses.asdict(fit(image, "vahadane"))
         except SlideError as error:
-            raise SlideError(f"{file}: {error} Take it out of the folder of counterstains.") from error
+            raise SlideError(f"{picture}: {error} Take it out of the folder of counterstains.") from error
         matrix, unit = np.array(stains["stains"]).T, stains["amounts"][1]
         plane = np.empty(image.shape[:2], np.uint8)
         for top in range(0, len(image), _ROWS):
@@ -215,8 +236,18 @@ def _plane(file: Path, digest: str, folder: Path) -> NDArray[np.uint8]:
             plane[top : top + _ROWS] = np.rint(amounts * (_UNIT / unit)).clip(0, 255)
         with atomic_path(made) as temporary, temporary.open("wb") as out:
             np.save(out, plane)
-        write_json(note, key)
-    return np.load(made, mmap_mode="r")
+    return made
+
+
+@functools.lru_cache(MAX_OPEN)
+def _mapped(file: Path) -> NDArray[np.uint8]:
+    return np.load(file, mmap_mode="r")
+
+
+def _dark(image: NDArray[np.uint8], nuclei: NDArray[np.bool_]) -> bool:
+    """Whether nuclei take more red than the rest, by the medians; where there is only one of the two, they do."""
+    red = image[..., 0]
+    return not nuclei.any() or bool(nuclei.all()) or bool(np.median(red[nuclei]) < np.median(red[~nuclei]))
 
 
 def _colour(mean: Sequence[float] | NDArray[np.float64], sd: float, random: np.random.Generator) -> NDArray[np.float64]:

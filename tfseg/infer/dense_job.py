@@ -52,12 +52,16 @@ class DenseJob(Job):
             network.predict,
             network.spec,
             options.dense,
-            tissue=tissue if options.dense.tissue != "none" else None,
+            tissue=self._sought(tissue),
             probabilities=self.keeps_probabilities or options.outputs.probability,
             open_store=self._opened_store,
             streaming=options.streaming,
             progress=progress,
         )
+
+    def _sought(self, tissue: TissueMask | None) -> TissueMask | None:
+        """Where windows are looked at; None everywhere."""
+        return None if self._options.dense.tissue == "none" else tissue
 
     def _opened_store(self, key: bytes, width: int, planes: int) -> BandStore:
         """The state of this slide and network."""

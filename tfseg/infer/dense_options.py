@@ -29,7 +29,7 @@ class DenseOptions:
             where there is none.
         threshold: a class is taken where it is the most probable of those that reach their threshold; this one holds
             for all classes that ``thresholds`` does not name. 0 is the plain argmax. Of nuclei: pixels of at least this
-            foreground probability; 0 takes the network's own.
+            foreground probability, with Mask R-CNN detections of at least this score; 0 takes the network's own.
         thresholds: class name → threshold. Above 1, a class is never taken.
         below: what pixels get where no class reaches its threshold: "background", or "ignore" (255, not annotated).
     """

@@ -116,7 +116,8 @@ def write_nuclei(
     if cut:
         _log.warning(
             "%s: %d of %d nuclei are pieces of what was larger than the overlap of %d px. If real nuclei are that "
-            "large, take a larger overlap.", slide.name, cut, nuclei, grid.overlap_px,
+            "large, take a larger overlap (--overlap-px; of Mask R-CNN a network with larger fields).",
+            slide.name, cut, nuclei, grid.overlap_px,
         )  # fmt: skip
     return {"outputs": [detections.name, LABELS], "nuclei": nuclei, "nuclei_cut": cut, "nuclei_mpp": mpp[0]}
 

@@ -191,6 +191,11 @@ def field_px(spec: ModelSpec) -> int:
     return sizes[0][0]
 
 
+def tile_px(spec: ModelSpec) -> int:
+    """Side of what is used of a field: all but its outermost sixteenth (1 / ``CONTEXT``) on every side."""
+    return field_px(spec) - 2 * (field_px(spec) // CONTEXT)
+
+
 def _check_shapes(probabilities: NDArray, boxes: NDArray, masks: NDArray) -> None:
     count = len(probabilities)
     fits = probabilities.ndim == 2 and probabilities.shape[1] >= 2 and boxes.shape == (count, 4)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tfseg.infer.band_store import BandStore
 from tfseg.infer.dense import DenseResult, wanted_windows
 from tfseg.infer.instance_stitch import Read, Tile, TileGrid
-from tfseg.infer.mask_rcnn import CONTEXT, InstancePredictor, PasteOptions, field_px, find_in_field
+from tfseg.infer.mask_rcnn import CONTEXT, InstancePredictor, PasteOptions, field_px, find_in_field, tile_px
 from tfseg.infer.predictors import Predictor
 from tfseg.infer.slide import ProgressCallback
 from tfseg.infer.tiles import Streaming, predict_batches
@@ -64,7 +64,7 @@ def field_grid(slide: Slide, spec: ModelSpec) -> FieldGrid:
     if not mpp:
         raise ModelError(f"{spec.name}: its input has no mpp, so it is not known at which pixel size to read a slide.")
     check_enlarged(slide, mpp)
-    tile = side - 2 * (side // CONTEXT)
+    tile = tile_px(spec)
     return FieldGrid(slide.size, slide.mpp, (tile, tile), side // 2, mpp)
 
 
@@ -120,7 +120,7 @@ def find_instances(
 def _labeller(predict: InstancePredictor, spec: ModelSpec, options: PasteOptions) -> Predictor:
     """From a field (1, side, side, 3) to its tile's numbers and scores (1, tile, tile, 2)."""
     context = field_px(spec) // CONTEXT
-    middle = slice(context, field_px(spec) - context)
+    middle = slice(context, context + tile_px(spec))
 
     def label(images: NDArray[np.float32]) -> NDArray[np.float32]:
         found = find_in_field(predict, images[0], spec, options)
@@ -146,10 +146,10 @@ def _fill(
     tiles, first = grid.tiles, len(store.starts(_LOW))
     side = tiles.tile_px
     done = resumed = int(wanted[:first].sum())
-    report("segment", done, int(wanted.sum()))
-    cells = [(row, int(column)) for row in range(first, len(wanted)) for column in np.flatnonzero(wanted[row])]
+    total = int(wanted.sum())
+    report("segment", done, total)
     found = predict_batches(
-        ([cell] for cell in cells),
+        ([(row, int(column))] for row in range(first, len(wanted)) for column in np.flatnonzero(wanted[row])),
         lambda batch: read_fields(slide, spec.inputs, [grid.centre(*cell) for cell in batch], "reflect"),
         label,
         (side, side, 2),
@@ -165,7 +165,7 @@ def _fill(
                 bands[_LOW][place], bands[_HIGH][place] = numbers % 256, numbers // 256
                 bands[_SCORE][place] = np.rint(scores * 255)
                 done += 1
-                report("segment", done, int(wanted.sum()))
+                report("segment", done, total)
             store.append(list(bands))
     return resumed
 

@@ -149,6 +149,7 @@ def _check_refinement(spec: ModelSpec, has_heatmap: bool) -> None:
         raise ModelError(
             f"{spec.name}: not a network on whole slides. Expected task segmentation and inputs without mpp, one of "
             f"them an image. Received: task {spec.task}, inputs {[asdict(i) for i in spec.inputs]}."
+            + (" It finds instances: add --nuclei." if spec.task == "instances" else "")
         )
     if "heatmap" in kinds and not has_heatmap:
         raise ModelError(

@@ -1,8 +1,9 @@
-"""One slide or picture to its nuclei: a dense network's probabilities, instances tile by tile, measurements.
+"""One slide or picture to its nuclei: a network's probabilities or detections, instances tile by tile, measurements.
 
 ``OUT/<name>/`` holds ``nuclei.geojson`` (or ``.geojson.gz``), ``nuclei.tiff``, ``overlay.png`` and, written last,
-``summary.json``; see :mod:`tfseg.infer.instance_outputs`. Probabilities are kept on disk as bytes: pixels
-within half a byte (0.002) of the threshold may fall otherwise than by :func:`tfseg.infer.nuclei.label_image`.
+``summary.json``; see :mod:`tfseg.infer.instance_outputs`. A dense network's probabilities are kept on disk as
+bytes: pixels within half a byte (0.002) of the threshold may fall otherwise than by
+:func:`tfseg.infer.nuclei.label_image`. So are Mask R-CNN's scores, after the threshold.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfseg.files import atomic_path
+from tfseg.infer.band_store import BandStore
 from tfseg.infer.dense import DenseResult
 from tfseg.infer.dense_job import DenseJob
 from tfseg.infer.instance_outputs import NUCLEUS, DetectionOptions, StoredProbabilities, slide_image, write_nuclei
@@ -32,6 +34,7 @@ from tfseg.infer.outputs import OVERLAY, slide_areas_mm2
 from tfseg.infer.overlay import draw_overlay, png, thumbnail_grid
 from tfseg.infer.segmentation import DenseSegmentation, Segmentation
 from tfseg.infer.slide import ProgressCallback
+from tfseg.infer.summary import content_hash
 from tfseg.slides.base import Slide, open_slide
 from tfseg.slides.mpp import ASSUMED
 from tfseg.slides.rasterise import PixelGrid
@@ -54,7 +57,12 @@ class NucleiJob(DenseJob):
     def __init__(
         self, source: str | Path | Slide, model: NucleiModel, out: Path, options: SegmentOptions, name: str | None
     ) -> None:
-        """Without a stride half of each tile overlaps; without a border the slide is mirrored at its edges."""
+        """Without a stride half of each tile overlaps; without a border the slide is mirrored at its edges.
+
+        Raises:
+            ModelError: options that the network would pass over without a word.
+        """
+        model.check(options.dense)
         dense = options.dense.filled(border="reflect", stride_px=model.stride_px)
         super().__init__(source, model, out, replace(options, dense=dense), name)
 
@@ -73,9 +81,15 @@ class NucleiJob(DenseJob):
     def _seen(self) -> Slide:
         return self._slide if self._model.view is None else self._model.view(self._slide)
 
+    def _opened_store(self, key: bytes, width: int, planes: int) -> BandStore:
+        view = self._model.view
+        if view is not None:
+            key = bytes.fromhex(content_hash([key.hex(), view.describe()]))
+        return super()._opened_store(key, width, planes)
+
     def _tile_grid(self, pixels: PixelGrid) -> TileGrid:
         """In which tiles probabilities become instances."""
-        overlap = self._model.how.overlap_px
+        overlap = self._model.overlap_px
         return TileGrid(pixels.height_px, pixels.width_px, max(TILE_PX, 8 * overlap), overlap)
 
     def _tiles(self, grid: TileGrid, pixels: PixelGrid) -> Iterator[Tile]:
@@ -122,7 +136,7 @@ class MaskRCNNJob(NucleiJob):
             self._model.find,
             network.spec,
             self._model.instances(dense),
-            tissue=tissue,
+            tissue=self._sought(tissue),
             min_tissue=dense.min_tissue,
             open_store=self._opened_store,
             streaming=self._options.streaming,

@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol
 import tfseg
 from tfseg.infer.dense_options import DenseOptions
 from tfseg.infer.instance_outputs import DAB_STAINS, HE_STAINS
-from tfseg.infer.mask_rcnn import InstancePredictor, PasteOptions, field_px
+from tfseg.infer.instances import InstanceOptions
+from tfseg.infer.mask_rcnn import InstancePredictor, PasteOptions, field_px, tile_px
 from tfseg.infer.networks import DenseModel, is_dense, load_network
 from tfseg.infer.nuclei import nuclei_options, stride_of
 from tfseg.infer.outputs import OutputOptions
@@ -91,15 +92,20 @@ class NucleiModel(DenseModel):
         """From a tile to the next: half a tile."""
         return stride_of(self.network.spec)
 
+    @property
+    def overlap_px(self) -> int:
+        """What tiles share in which instances are made."""
+        return self.how.overlap_px
+
     def settings(self, options: DenseOptions) -> dict[str, Any]:
         """What decides about the results, for the summary."""
-        own = {"nuclei": asdict(self.how), "instances": asdict(self.instances(options))}
+        how = {**asdict(self.how), "overlap_px": self.overlap_px}
+        own = {"nuclei": how, "instances": asdict(self.instances(options))}
         colours = {} if self.view is None else {"colours": self.view.describe()}
         return {**super().settings(options), **own, **colours}
 
-    def instances(self, options: DenseOptions) -> Any:
-        """How the output becomes instances, ``InstanceOptions``: the network's own way, with another threshold where
-        one is given."""
+    def instances(self, options: DenseOptions) -> InstanceOptions:
+        """How the output becomes instances: the network's own way, with another threshold where one is given."""
         own = nuclei_options(self.network.spec)
         return replace(own, threshold=options.threshold) if options.threshold else own
 
@@ -142,11 +148,16 @@ class MaskRCNNModel(NucleiModel):
         return field_px(self.network.spec) // 2
 
     @property
+    def overlap_px(self) -> int:
+        """What fields share, their outermost pixels not counted."""
+        return tile_px(self.network.spec) - self.stride_px
+
+    @property
     def find(self) -> InstancePredictor:
         """The network with all its outputs."""
         return self.network.predict.every_output  # type: ignore[attr-defined, no-any-return]
 
-    def instances(self, options: DenseOptions) -> PasteOptions:
+    def instances(self, options: DenseOptions) -> PasteOptions:  # type: ignore[override]
         """How detections become instances: from the spec's threshold on, or another where one is given."""
         return PasteOptions(threshold=options.threshold or self.network.spec.threshold)
 

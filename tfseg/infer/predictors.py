@@ -155,6 +155,8 @@ def _fits(shape: Sequence[Any], wanted: Sequence[int | None]) -> bool:
 def keras_predictor(folder: str | Path) -> KerasPredictor:
     """Keras on ``model.keras`` of a model folder.
 
+    Networks with layers of tfseg's own (Mask R-CNN) want ``tfseg.models`` imported before, which registers them.
+
     Raises:
         ModelError: a file is missing or unreadable, or the network's inputs are not those of the spec.
     """

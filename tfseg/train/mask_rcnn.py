@@ -80,8 +80,8 @@ def train_mask_rcnn(
         prepared: as of :func:`tfseg.train.nuclei.train_nuclei`.
 
     Raises:
-        CohortError: nothing to train or to validate on.
-        SlideError, AnnotationError: an image or its labels cannot be used.
+        CohortError: nothing to train, to validate on or to restain with.
+        SlideError, AnnotationError: an image or its labels, or a picture to restain with, cannot be used.
         ModelError: a network, size or weights that do not fit.
     """
     out, own = Path(out), own or MaskRCNNTraining()

@@ -74,8 +74,8 @@ def train_nuclei(
         prepared: folder of prepared images that several runs share; None takes ``out``/training/prepared.
 
     Raises:
-        CohortError: nothing to train or to validate on.
-        SlideError, AnnotationError: an image or its labels cannot be used.
+        CohortError: nothing to train, to validate on or to restain with.
+        SlideError, AnnotationError: an image or its labels, or a picture to restain with, cannot be used.
         ModelError: a network, size or weights that do not fit, or no threshold that finds anything.
     """
     out = Path(out)

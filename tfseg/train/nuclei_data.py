@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 import tensorflow as tf
 from rich.console import Console
+from rich.progress import track
 
 from tfseg.data.colour_normalisation import Normaliser, load_normaliser, save_normaliser
 from tfseg.data.colour_normalisation import fit as fit_colours
@@ -57,7 +59,7 @@ class NucleiData:
         """Divides the images and prepares them in ``prepared``, which runs may share, or ``out``/training/prepared.
 
         Raises:
-            CohortError: nothing to train or to validate on.
+            CohortError: nothing to train, to validate on or to restain with.
             SlideError, AnnotationError: an image or its labels, or a picture to restain with, cannot be used.
         """
         parts = split_items(items, settings.split)
@@ -66,7 +68,7 @@ class NucleiData:
         restain = _restain(settings.restain, folder / "counterstains")
         stores = {
             "train": NucleiStore(parts["train"], folder, colours, settings.border),
-            "val": NucleiStore(parts["val"], folder, colours, settings.border, restain),
+            "val": NucleiStore(parts["val"], _restained_folder(folder, restain), colours, settings.border, restain),
         }
         for part in LEARNT:
             stores[part].prepare()
@@ -102,8 +104,11 @@ class NucleiData:
 
     def described(self) -> dict[str, Any]:
         """For the run's record: settings but for those of the loop, and a hash of every image and its labels."""
+        settings = {**dataclasses.asdict(self.settings), "train": None, "threads": None}
+        if self.restain is None:
+            settings["restain"] = None  # runs from before there was this setting go on
         return {
-            "settings": {**dataclasses.asdict(self.settings), "train": None, "threads": None},
+            "settings": settings,
             "images": {part: {item.name: _fingerprint(item) for item in self.parts[part]} for part in LEARNT},
             "counterstains": None if self.restain is None else self.restain.source.digest,
         }
@@ -131,7 +136,13 @@ def colours_of(folder: Path, training: Sequence[NucleiItem], chosen: Normalisati
 def _restain(chosen: RestainSettings, folder: Path) -> Restain | None:
     if chosen.pictures is None:
         return None
-    return Restain(counterstains(chosen.pictures, folder), chosen.p, chosen.brown)
+    each = functools.partial(track, description="counterstains", console=Console(stderr=True))
+    return Restain(counterstains(chosen.pictures, folder, each), chosen.p, chosen.brown)
+
+
+def _restained_folder(folder: Path, restain: Restain | None) -> Path:
+    """Of restained images: one of their own, since other runs may keep the same images as they are in ``folder``."""
+    return folder if restain is None else folder / "restained_{}_{:g}_{:g}".format(*restain.key)
 
 
 def _fingerprint(item: NucleiItem) -> str:

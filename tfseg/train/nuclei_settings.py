@@ -9,6 +9,7 @@ from typing import Literal
 from tfseg.data.dense_augment import GB_UNET_AUGMENT, NUCLEI_ANY_STAIN_AUGMENT, NUCLEI_AUGMENT, DenseAugment
 from tfseg.data.nuclei_split import NucleiSplit
 from tfseg.data.nuclei_store import BorderOptions
+from tfseg.data.restain import check_probabilities
 from tfseg.infer.instances import InstanceOptions
 from tfseg.train.fit import TrainConfig
 
@@ -46,11 +47,17 @@ class RestainSettings:
             is laid between the labelled nuclei. None keeps every image's stain.
         p: probability for each tile or validation image; the others stay as they are.
         brown: of those, the share with DAB in place of eosin.
+
+    Raises:
+        ModelError: p or brown is not from 0 to 1.
     """
 
     pictures: Path | None = None
     p: float = 0.7
     brown: float = 0.35
+
+    def __post_init__(self) -> None:
+        check_probabilities(self.p, self.brown, "--instances.restain.")
 
 
 @dataclass(frozen=True)
