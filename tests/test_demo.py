@@ -28,12 +28,12 @@ def test_demo_from_nothing_to_a_report(tmp_path, capsys):
 
 
 def test_nuclei_of_a_real_picture_for_the_report(tmp_path):
-    from tfseg.demo import PICTURE, PICTURE_MPP, find_nuclei
+    from tfseg.demo import PICTURE, find_nuclei
 
     network = write_network(tmp_path / "network", nuclei_spec(tile_px=256, mpp=1.0, threshold=0.3))
     found = find_nuclei(tmp_path / "nuclei", network)
     summary = json.loads((tmp_path / "nuclei" / PICTURE / "summary.json").read_text())
-    assert summary["slide"]["mpp"] == PICTURE_MPP and summary["nuclei"] > 0
+    assert summary["slide"]["mpp_source"] == "assumed" and 250 < summary["nuclei"] < 400
     assert found.line.startswith(f"{summary['nuclei']} nuclei, median ")
     assert "DAB: Mean" in (tmp_path / "nuclei" / PICTURE / "nuclei.geojson").read_text(encoding="utf-8")
     assert list(found.pictures) == ["picture", "nuclei"]

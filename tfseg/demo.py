@@ -16,7 +16,6 @@ from tfseg.evaluation import evaluate_cohort
 from tfseg.export.fast import export_cascade
 from tfseg.files import atomic_path, write_json
 from tfseg.infer.cascade import SegmentOptions, segment_nuclei, segment_slides
-from tfseg.infer.dense_options import DenseOptions
 from tfseg.infer.nuclei_model import FindingOptions
 from tfseg.report import SlidePictures, nuclei_pictures, slide_pictures, table, write_report
 from tfseg.slides.base import open_slide
@@ -30,8 +29,6 @@ from tfseg.train.refinement import RefinementSettings, write_cascade
 UNREFINED, REFINED = "heatmap alone", "refined"
 PICTURE = "immunohistochemistry"
 """scikit-image's picture whose nuclei are found: colon, DAB and haematoxylin, 512² px."""
-PICTURE_MPP, PICTURE_THRESHOLD = 0.5, 0.4
-"""µm/px: the picture says none; its nuclei, ten pixels across, are those of a scan at 20x. Probability of a nucleus."""
 
 
 def run_demo(out: str | Path, workers: int = 2, seed: int = 0) -> pd.DataFrame:
@@ -171,19 +168,13 @@ def find_nuclei(out: Path, model: Path | None = None) -> SlidePictures:
     image = np.ascontiguousarray(immunohistochemistry())
     with atomic_path(out / f"{PICTURE}.png") as temporary:
         Image.fromarray(image).save(temporary)
-    found = segment_nuclei(
-        [out / f"{PICTURE}.png"],
-        model,
-        out,
-        SegmentOptions(mpp=PICTURE_MPP, dense=DenseOptions(threshold=PICTURE_THRESHOLD)),
-        FindingOptions(stains="dab"),
-    )
+    found = segment_nuclei([out / f"{PICTURE}.png"], model, out, SegmentOptions(), FindingOptions(stains="dab"))
     found.raise_failures()
     summary = found.summaries[PICTURE]
     line = (
-        f"{summary['nuclei']} nuclei, median {summary['median_area_um2']:.0f} µm² at an assumed {PICTURE_MPP} µm/px. "
-        f"The network learnt on H&E alone, so its threshold is lowered to {PICTURE_THRESHOLD} for this stain: it finds "
-        "nuclei of the stroma, and takes brown membranes in the glands for some. Nobody labelled this picture."
+        f"{summary['nuclei']} nuclei, median {summary['median_area_px']:.0f} px. The picture does not say its pixel "
+        "size; it is taken at the network's. The network saw no immunohistochemistry in training, only labelled H&E "
+        "shown in brown, too. Nobody labelled this picture, so how many are right is not known."
     )
     return SlidePictures(PICTURE, line, nuclei_pictures(image, out / PICTURE))
 

@@ -177,6 +177,28 @@ def nuclei_hits() -> Figure:
     return figure
 
 
+def nuclei_ihc() -> Figure:
+    """scikit-image's ``immunohistochemistry`` and what the network that comes with tfseg finds on it."""
+    from skimage import data
+    from skimage.segmentation import find_boundaries
+
+    from tfseg.infer.nuclei import label_image
+    from tfseg.infer.nuclei_model import default_model
+    from tfseg.infer.predictors import load_predictor
+
+    image = np.ascontiguousarray(data.immunohistochemistry())
+    labels = label_image(*load_predictor(default_model()), image)
+    large, numbers = (array.repeat(2, axis=0).repeat(2, axis=1) for array in (image, labels))
+    large[find_boundaries(numbers, mode="inner")] = (0, 255, 0)
+    figure = Figure(figsize=(12, 6.2), layout="constrained")
+    panels = {"picture": image, f"{labels.max()} nuclei": large}
+    for axis, (title, picture) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        axis.imshow(picture, interpolation="antialiased")
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    return figure
+
+
 def ap_curves(scores: Path) -> Figure:
     """AP over IoU thresholds of the systems in ``classical.csv``, which ``tools/score_classical.py`` wrote."""
     import pandas as pd
@@ -203,6 +225,7 @@ FIGURES = {
     "targeted_hsv": (targeted_hsv, "targeted_hsv.png", 80),
     "colour_normalisation": (colour_normalisation, "colour_normalisation.png", 72),
     "restain": (restain, "restain.png", 80),
+    "nuclei_ihc": (nuclei_ihc, "nuclei_ihc.png", 90),
     "nuclei_hits": (nuclei_hits, "nuclei_hits.png", 120),
 }
 """Name → function, file, dots per inch."""
@@ -212,7 +235,9 @@ MEASURED = {"ap_curves": (ap_curves, "ap_curves.png", 110)}
 
 def main(
     figure: tyro.conf.Positional[
-        Literal["schedules", "targeted_hsv", "colour_normalisation", "restain", "nuclei_hits", "ap_curves"]
+        Literal[
+            "schedules", "targeted_hsv", "colour_normalisation", "restain", "nuclei_hits", "nuclei_ihc", "ap_curves"
+        ]
     ],
     /,
     folder: Path = IMAGES,
