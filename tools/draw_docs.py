@@ -109,8 +109,6 @@ def colour_normalisation() -> Figure:
 
 def restain() -> Figure:
     """A synthetic tile with its nuclei as Fiji's steps label them, the second stain of another, and eight restained."""
-    from skimage.segmentation import find_boundaries
-
     from tfseg.data.restain import Restain, counterstains
     from tfseg.infer.classical import fiji
 
@@ -121,13 +119,11 @@ def restain() -> Figure:
         pictures.mkdir()
         cv2.imwrite(str(pictures / "tile.png"), _synthetic_tile("C", "R", side_px=512)[..., ::-1])
         source = counterstains(pictures, Path(temporary))
-        second = np.array(source.planes[0][:TILE_PX, :TILE_PX])
+        second = np.load(source.files[0])[:TILE_PX, :TILE_PX]
         panels = {"second stain of another picture": np.repeat(255 - second[..., None], 3, axis=2)}
         for name, brown in (("eosin", 0.0), ("DAB", 1.0)):
             panels |= {f"{name}, seed {seed}": Restain(source, 1.0, brown)(image, labels, seed) for seed in range(4)}
-    outlined = image.copy()
-    outlined[find_boundaries(labels, mode="inner")] = (255, 255, 0)
-    panels = {"labelled nuclei": outlined, **panels}
+    panels = {"labelled nuclei": _outlined(image, labels, (255, 255, 0)), **panels}
     figure = Figure(figsize=(13.5, 5.9), layout="constrained")
     for axis, (title, picture) in zip(figure.subplots(2, 5).flat, panels.items(), strict=True):
         axis.imshow(picture, interpolation="nearest")
@@ -142,7 +138,6 @@ def nuclei_hits() -> Figure:
     The truth is the labelling that was drawn for ``tools/notebooks``, which measures no method.
     """
     from skimage import data
-    from skimage.segmentation import find_boundaries
 
     from tfseg.data.nuclei_labels import lay, polygon_mask
     from tfseg.infer.classical import fiji, otsu, watershed
@@ -161,9 +156,7 @@ def nuclei_hits() -> Figure:
         "watershed": watershed(image, options),
         "Fiji on haematoxylin": fiji(image, options, channel="haematoxylin", sigma_px=1),
     }
-    large, numbers = (array.repeat(2, axis=0).repeat(2, axis=1) for array in (image, truth))
-    large[find_boundaries(numbers, mode="inner")] = (255, 255, 0)
-    panels = {f"truth: {len(outlines)} nuclei": large}
+    panels = {f"truth: {len(outlines)} nuclei": _outlined(image, truth, (255, 255, 0))}
     for name, found in systems.items():
         scores = instance_scores(truth, found)
         title = f"{name}\nAJI {scores['aji']:.3f}, map_precision {scores['map_precision']:.3f}"
@@ -180,7 +173,6 @@ def nuclei_hits() -> Figure:
 def nuclei_ihc() -> Figure:
     """scikit-image's ``immunohistochemistry`` and what the network that comes with tfseg finds on it."""
     from skimage import data
-    from skimage.segmentation import find_boundaries
 
     from tfseg.infer.nuclei import label_image
     from tfseg.infer.nuclei_model import default_model
@@ -188,10 +180,8 @@ def nuclei_ihc() -> Figure:
 
     image = np.ascontiguousarray(data.immunohistochemistry())
     labels = label_image(*load_predictor(default_model()), image)
-    large, numbers = (array.repeat(2, axis=0).repeat(2, axis=1) for array in (image, labels))
-    large[find_boundaries(numbers, mode="inner")] = (0, 255, 0)
     figure = Figure(figsize=(12, 6.2), layout="constrained")
-    panels = {"picture": image, f"{labels.max()} nuclei": large}
+    panels = {"picture": image, f"{labels.max()} nuclei": _outlined(image, labels, (0, 255, 0))}
     for axis, (title, picture) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         axis.imshow(picture, interpolation="antialiased")
         axis.set_title(title, fontsize=10)
@@ -206,6 +196,15 @@ def ap_curves(scores: Path) -> Figure:
     from tfseg.metrics.instance_plots import ap_figure
 
     return ap_figure(dict(list(pd.read_csv(scores).groupby("system", sort=False))))
+
+
+def _outlined(image: np.ndarray, labels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """The picture, twice as large, with the edge of every instance."""
+    from skimage.segmentation import find_boundaries
+
+    large, numbers = (array.repeat(2, axis=0).repeat(2, axis=1) for array in (image, labels))
+    large[find_boundaries(numbers, mode="inner")] = color
+    return large
 
 
 def _synthetic_tile(stain: str, scanner: str, side_px: int = TILE_PX) -> np.ndarray:
