@@ -142,11 +142,11 @@ class Restain:
         return np.asarray(cv2.resize(part, shape[::-1], interpolation=how) / np.float32(_UNIT), np.float32)
 
 
-def check_probabilities(p: float, brown: float, where: str = "restain: ") -> None:
-    """Raises ModelError where one is not from 0 to 1; ``where`` stands before its name."""
+def check_probabilities(p: float, brown: float) -> None:
+    """Raises ModelError where one is not from 0 to 1."""
     for name, value in (("p", p), ("brown", brown)):
         if not 0 <= value <= 1:
-            raise ModelError(f"{where}{name} is a probability, 0 to 1. Received: {value:g}.")
+            raise ModelError(f"restain: {name} is a probability, 0 to 1. Received: {value:g}.")
 
 
 def compose(

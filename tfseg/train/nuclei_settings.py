@@ -57,7 +57,7 @@ class RestainSettings:
     brown: float = 0.35
 
     def __post_init__(self) -> None:
-        check_probabilities(self.p, self.brown, "--instances.restain.")
+        check_probabilities(self.p, self.brown)
 
 
 @dataclass(frozen=True)
