@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -29,6 +31,26 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data not found at {SHARED}")
     return SHARED
+
+
+def _seed() -> None:
+    """Weights, shuffles and whatever else takes no seed of its own; Keras' initializers ask Python's ``random``."""
+    random.seed(0)
+    np.random.seed(0)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seed_module() -> None:
+    """What a module's fixtures build is the same in every run, whichever modules ran before."""
+    _seed()
+
+
+@pytest.fixture(autouse=True)
+def _seed_test() -> None:
+    """A test is the same in every run, alone or among others."""
+    _seed()
 
 
 _modules = itertools.count(1)
