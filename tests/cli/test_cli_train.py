@@ -105,17 +105,24 @@ def test_dense_options_on_patches(fails, cohort):
     fails((*cohort(train=TUMOUR_BOX), "--segmentation.batch-size", "2"), "--segmentation.… is for dense networks")
 
 
+NUCLEI = (
+    f"--architecture encoder_unet --arguments encoder {tiny_encoder.NAME} --train.epochs 1 --train.steps-per-epoch 1"
+).replace("--", "--instances.")
+MASK_RCNN = (
+    f"--encoder {tiny_encoder.NAME} --rois 6 --train.epochs 1 --train.steps-per-epoch 1 --network pyramid_width 4 "
+    "rpn_width 4 head_width 4 before_nms 20 proposals 8 detections 4"
+).replace("--", "--mask-rcnn.")
+
+
 @pytest.mark.usefixtures("uncompiled")
-def test_nuclei_from_the_index_to_a_model(tfseg, tmp_path):
+@pytest.mark.parametrize(
+    "network", [NUCLEI, pytest.param(f"--instances.architecture mask_rcnn {MASK_RCNN}", marks=pytest.mark.smoke)]
+)
+def test_nuclei_from_the_index_to_a_model(network, tfseg, tmp_path):
     images = write_folder(tmp_path / "images", ("Kidney", "Kidney", "Liver", "Liver", "Breast"))
     assert tfseg("index", "--nuclei", images, "--out", tmp_path / "index").code == 0
-    settings = {
-        "weights": "None", "arguments": ("encoder", tiny_encoder.NAME), "split.test-organs": "Breast", "tile-px": 64,
-        "train.epochs": 1, "train.steps-per-epoch": 1, "threshold.min-recall": 0,
-    }  # fmt: skip
-    options = []
-    for name, value in settings.items():
-        options += [f"--instances.{name}", *(value if isinstance(value, tuple) else (value,))]
+    common = "--weights None --split.test-organs Breast --tile-px 64 --threshold.min-recall 0"
+    options = (*common.replace("--", "--instances.").split(), *network.split())
     done = tfseg("train", "--nuclei", tmp_path / "index", "--out", tmp_path / "run", *options)
     assert done.code == 0, done.err
     model = tmp_path / "run" / "model"
@@ -127,6 +134,9 @@ def test_nuclei_from_the_index_to_a_model(tfseg, tmp_path):
     assert (tmp_path / "out" / "Breast_4" / "nuclei.geojson").is_file()
 
 
+RCNN = ("--nuclei", "n", "--out", "x", "--instances.architecture", "mask_rcnn")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -135,6 +145,13 @@ def test_nuclei_from_the_index_to_a_model(tfseg, tmp_path):
         (("a.csv", "--index", "i", "--instances.batch-size", "2", "--out", "x"), ("--instances", "networks of nuclei")),
         (("--nuclei", "n", "--segmentation.batch-size", "2", "--out", "x"), ("take --instances", "no stages")),
         (("--nuclei", "n", "--stages", "classifier", "--out", "x"), ("take --instances", "no stages")),
+        (("--nuclei", "n", "--mask-rcnn.rois", "9", "--out", "x"), ("--instances.architecture mask_rcnn. Received",)),
+        (
+            ("a.csv", "--index", "i", "--mask-rcnn.rois", "9", "--out", "x"),
+            ("--mask-rcnn.… are for networks of nuclei",),
+        ),
+        ((*RCNN, "--instances.train.epochs", "2"), ("does not take --instances.train;", "--mask-rcnn.…")),
+        ((*RCNN, "--instances.batch-size", "2"), ("does not take --instances.batch-size;",)),
     ],
 )
 def test_slides_or_nuclei(fails, arguments, words):

@@ -50,6 +50,18 @@ def test_a_falling_rate_acts_on_the_whole_velocity():
     assert steps(sgd(0.1, 0.9), [1.0] * 3) == pytest.approx(constant, rel=1e-6)
 
 
+def test_all_gradients_together_are_clipped_and_then_the_decay_added():
+    """Their norm is 5, so both are halved: v = 1.5 + 0.2 · 1 and 2 + 0.2 · 1."""
+    optimizer = sgd(0.1, 0.9, 0.2, clip_norm=2.5)
+    variables = [keras.Variable([1.0], dtype="float32") for _ in range(2)]
+    optimizer.build(variables)
+    optimizer.apply([np.array([one], "float32") for one in (3, 4)], variables)
+    assert [float(one[0]) for one in variables] == pytest.approx([1 - 0.1 * 1.7, 1 - 0.1 * 2.2], rel=1e-6)
+    optimizer.apply([np.array([one], "float32") for one in (0.3, 0.4)], variables)
+    second = [0.83 - 0.1 * (0.9 * 1.7 + 0.3 + 0.2 * 0.83), 0.78 - 0.1 * (0.9 * 2.2 + 0.4 + 0.2 * 0.78)]
+    assert [float(one[0]) for one in variables] == pytest.approx(second, rel=1e-6)
+
+
 def test_every_weight_decays_biases_too():
     model = toy.network()
     optimizer = sgd(0.5, 0.0, 0.2)

@@ -47,6 +47,32 @@ def test_from_images_to_a_model_folder(tmp_path):
         train_mask_rcnn(items, out, SETTINGS, dataclasses.replace(OWN, rois=7))
 
 
+class StopError(Exception):
+    """Before the first step."""
+
+
+def test_gradient_descent_is_as_set(tmp_path, monkeypatch):
+    """Clipped as matterport's, and with a rate that falls where the settings say so."""
+    taken = []
+
+    def fit(model, training, validation, config, out, objective, described):
+        taken.append(objective.optimizer)
+        raise StopError
+
+    monkeypatch.setattr("tfseg.train.mask_rcnn.fit", fit)
+    items = read_nuclei(write_folder(tmp_path / "images", ("Kidney", "Kidney")))
+    for name, changes in {"constant": {}, "cosine": {"clip_norm": None, "momentum": 0.5, "weight_decay": 0.0}}.items():
+        settings = dataclasses.replace(SETTINGS, schedule=name)
+        with pytest.raises(StopError):
+            train_mask_rcnn(items, tmp_path / name, settings, dataclasses.replace(OWN, **changes))
+    usual, other = taken
+    assert (usual.momentum, usual.l2, usual.global_clipnorm) == (0.9, 1e-4, 5.0)
+    assert (other.momentum, other.l2, other.global_clipnorm) == (0.5, 0.0, None)
+    assert float(usual.learning_rate) == pytest.approx(1e-3)
+    other.iterations.assign(1)  # of two
+    assert float(other.learning_rate) == pytest.approx(5e-4)
+
+
 class Fake:
     """Finds four overlapping squares of falling score in every field."""
 

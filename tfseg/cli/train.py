@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from tfseg.export.onnx import export_onnx
 from tfseg.train.cascade import train_cascade
 from tfseg.train.classifier import ClassifierSettings
 from tfseg.train.clustering import ClusterSettings
+from tfseg.train.mask_rcnn import SHARED_SETTINGS, MaskRCNNTraining, train_mask_rcnn
 from tfseg.train.nuclei import assemble_nuclei, train_nuclei
 from tfseg.train.nuclei_settings import NucleiSettings
 from tfseg.train.refinement import RefinementSettings
@@ -36,6 +37,7 @@ def train(
     refinement: RefinementSettings = RefinementSettings(),  # noqa: B008
     segmentation: SegmentationSettings = SegmentationSettings(),  # noqa: B008
     instances: NucleiSettings = NucleiSettings(),  # noqa: B008
+    mask_rcnn: MaskRCNNTraining = MaskRCNNTraining(),  # noqa: B008
     name: str = "h2g_net",
     workers: int = 2,
 ) -> None:
@@ -59,6 +61,7 @@ def train(
         refinement: stage two.
         segmentation: the dense network.
         instances: the network of nuclei.
+        mask_rcnn: the rest of it with --instances.architecture mask_rcnn, which has its own loss and optimizer.
         name: of the cascade.
         workers: slides at a time, for heatmaps.
     """
@@ -68,12 +71,14 @@ def train(
         usual = ClassifierSettings(clustering=ClusterSettings()), RefinementSettings(), SegmentationSettings()
         if (classifier, refinement, segmentation, stages, clustering) != (*usual, "both", False):
             raise ModelError(f"{nuclei} is of nuclei, whose networks take --instances.… and no stages or clustering.")
-        _train_nuclei(nuclei, out / "model", instances if augment else replace(instances, augment="none"))
+        _train_nuclei(nuclei, out / "model", instances if augment else replace(instances, augment="none"), mask_rcnn)
         return
     if cohort is None or index is None:
         raise TfsegError("give a cohort's manifest (CSV) and --index, or --nuclei. See --help.")
-    if instances != NucleiSettings():
-        raise ModelError(f"--instances.… is for networks of nuclei (--nuclei); {index} is of slides.")
+    if (instances, mask_rcnn) != (NucleiSettings(), MaskRCNNTraining()):
+        raise ModelError(
+            f"--instances.… and --mask-rcnn.… are for networks of nuclei (--nuclei); {index} is of slides."
+        )
     slides, patches = Cohort.read(cohort), PatchIndex.load(index)
     if isinstance(patches.config, DenseIndexConfig):
         given = classifier, refinement, stages, clustering
@@ -93,10 +98,26 @@ def train(
     print(f"model: {model}  (tfseg segment SLIDE --model {model} --out DIR)")
 
 
-def _train_nuclei(index: Path, model: Path, settings: NucleiSettings) -> None:
+def _train_nuclei(index: Path, model: Path, settings: NucleiSettings, own: MaskRCNNTraining) -> None:
+    rcnn = settings.architecture == "mask_rcnn"
+    if rcnn:
+        usual = NucleiSettings(architecture="mask_rcnn")
+        changed = {one.name for one in fields(usual) if getattr(settings, one.name) != getattr(usual, one.name)}
+        if unused := sorted(changed - SHARED_SETTINGS):
+            options = ", ".join(f"--instances.{name.replace('_', '-')}" for name in unused)
+            raise ModelError(f"mask_rcnn does not take {options}; what is its own is --mask-rcnn.…, see --help.")
+    elif own != MaskRCNNTraining():
+        raise ModelError(
+            f"--mask-rcnn.… is for --instances.architecture mask_rcnn. Received architecture: {settings.architecture}."
+        )
     print(f"images are taken at {settings.mpp:g} µm/px (--instances.mpp)", flush=True)
-    train = assemble_nuclei if settings.architecture == "unet_ensemble" and settings.members else train_nuclei
-    train(indexed_items(index), model, settings)
+    items = indexed_items(index)
+    if rcnn:
+        train_mask_rcnn(items, model, settings, own)
+    elif settings.architecture == "unet_ensemble" and settings.members:
+        assemble_nuclei(items, model, settings)
+    else:
+        train_nuclei(items, model, settings)
     export_onnx(model)
     print(f"model: {model}  (tfseg segment --nuclei IMAGE --model {model} --out DIR)")
 

@@ -20,13 +20,19 @@ from tfseg.infer.mask_rcnn import PasteOptions, predict_instances
 from tfseg.losses import mask_rcnn_losses
 from tfseg.models.mask_rcnn import training_network
 from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
-from tfseg.train.nuclei import chosen_threshold, write_threshold
+from tfseg.train.nuclei import chosen_threshold, learning_rate, write_threshold
 from tfseg.train.nuclei_data import NucleiData
 from tfseg.train.nuclei_settings import NucleiSettings
 from tfseg.train.optimizers import sgd
 from tfseg.train.run_config import plain
 from tfseg.train.step import Objective
 from tfseg.types import NUCLEI_CLASSES, ModelSpec
+
+SHARED_SETTINGS = {
+    "architecture", "weights", "mpp", "tile_px", "tile_overlap", "augment", "normalisation", "restain", "threshold",
+    "split", "schedule", "precision", "threads",
+}  # fmt: skip
+"""What of ``NucleiSettings`` Mask R-CNN takes; the rest is of networks that label pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class MaskRCNNTraining:
         freeze_batch_norm: keep the encoder's batch norms as loaded, for batches of a few images.
         network: fields of :class:`tfseg.models.mask_rcnn.MaskRCNNSettings` that differ from its defaults.
         rois: boxes an image of which the heads learn.
-        momentum, weight_decay: of gradient descent.
+        momentum, weight_decay, clip_norm: of gradient descent, :func:`tfseg.train.optimizers.sgd`; None clips nothing.
         batch_size: tiles a batch.
         train: epochs, steps, learning rate.
     """
@@ -51,6 +57,7 @@ class MaskRCNNTraining:
     rois: int = 200
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    clip_norm: float | None = 5.0
     batch_size: int = 2
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -74,8 +81,8 @@ def train_mask_rcnn(
     Args:
         items: images, as of :func:`tfseg.data.nuclei_index.indexed_items`.
         out: folder.
-        settings: what it has in common with the other networks of nuclei: weights, tiles, augmentation, colours, split,
-            rule of the threshold.
+        settings: what it has in common with the other networks of nuclei, ``SHARED_SETTINGS``; the rest is not looked
+            at.
         own: the rest.
         prepared: as of :func:`tfseg.train.nuclei.train_nuclei`.
 
@@ -92,13 +99,14 @@ def train_mask_rcnn(
     reproducible(own.train.seed)
     network, spec = _network(settings, own)
     targets = InstanceTargets()
+    optimizer = sgd(learning_rate(settings, data.config), own.momentum, own.weight_decay, own.clip_norm)
     result = fit(
         training_network(network, targets.max_instances, rois=own.rois, seed=own.train.seed),
         lambda start: data.training(targets, start).map(as_inputs),
         data.validation(targets).map(as_inputs),
         data.config,
         out / "training",
-        Objective(mask_rcnn_losses(), optimizer=sgd(own.train.learning_rate, own.momentum, own.weight_decay)),
+        Objective(mask_rcnn_losses(), optimizer=optimizer),
         {**data.described(), "mask_rcnn": {**dataclasses.asdict(own), "train": None}},
     )
     write_json(out / "training" / "parts.json", {name: [one.name for one in part] for name, part in data.parts.items()})

@@ -171,10 +171,17 @@ def _objective(settings: NucleiSettings, config: TrainConfig, num_classes: int) 
         terms["dice_loss"] = output_loss(OUTPUT, SoftDice(squared=True), settings.dice)
     if not terms:
         raise ModelError("the loss has no term: crossentropy and dice are both 0.")
-    rate: Any = config.learning_rate
-    if settings.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, config.epochs * config.steps_per_epoch)
+    rate = learning_rate(settings, config)
     return Objective(terms, lambda: {OUTPUT: [MeanIoU(num_classes)]}, keras.optimizers.Adam(rate))
+
+
+def learning_rate(
+    settings: NucleiSettings, config: TrainConfig
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """``config.learning_rate``, falling where ``settings.schedule`` says so."""
+    if settings.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * config.steps_per_epoch)
+    return config.learning_rate
 
 
 def _instances(

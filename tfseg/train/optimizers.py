@@ -62,10 +62,13 @@ def sgd(
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    clip_norm: float | None = None,
 ) -> CoupledSGD:
     """SGD as the papers that train in PyTorch mean it; see :class:`CoupledSGD`.
+
+    With ``clip_norm``, gradients whose joint Euclidean norm is larger are first scaled down to it.
 
     Deep multi-magnification networks (section 2.5): ``sgd(5e-5, 0.99, 1e-4)``. CD-UNET: ``sgd(linear_scaled(1e-3,
     replicas), 0.9)``.
     """
-    return CoupledSGD(learning_rate, momentum, weight_decay)
+    return CoupledSGD(learning_rate, momentum, weight_decay, global_clipnorm=clip_norm)
