@@ -17,8 +17,9 @@ Writes OUT/index, OUT/prepared (images as they are trained on), OUT/designs/<sys
 red, false blue), and OUT/scores: scores.csv, summary.md (means ± sd, by organ, all nuclei), precision over thresholds
 of IoU of all systems in one figure.
 
-`--small` runs the three classical systems and one U-Net that two cores train in an hour or two: MobileNetV2, a border
-class, colour augmentation, a falling learning rate. It is none of the paper's.
+`--small` runs the three classical systems and two networks that two cores train in an hour each, a U-Net with a border
+class and a narrow Mask R-CNN: both on MobileNetV2, with colour augmentation and a falling learning rate. They are none
+of the paper's.
 
 Hyperparameters default to the paper's section "Training" and each is an option (--help). Expected, from the paper's
 breast images of MoNuSeg: AJI 0.536 for GB U-Net, 0.528 for Mask R-CNN, 0.508 for U-Net DenseNet201, 0.340 for Fiji. Not
@@ -29,7 +30,7 @@ import dataclasses
 import functools
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import keras
 from tyro.conf import Positional
@@ -70,8 +71,9 @@ MASK_RCNN = "Mask-R-CNN"
 STACKED = {"U-Net-ensemble": "unet_ensemble", "GB-U-Net": "gb_unet"}
 SYSTEMS = (*METHODS, *UNETS, MASK_RCNN, *STACKED)
 """The paper's."""
-SMALL_UNET = "U-Net-MobileNetV2"
-Name = Literal[(*SYSTEMS, SMALL_UNET)]  # type: ignore[valid-type]
+SMALL_UNET, SMALL_RCNN = "U-Net-MobileNetV2", "Mask-R-CNN-MobileNetV2"
+SMALL_SYSTEMS = (*METHODS, SMALL_UNET, SMALL_RCNN)
+Name = Literal[(*SYSTEMS, SMALL_UNET, SMALL_RCNN)]  # type: ignore[valid-type]
 
 PAPER = NucleiSettings(normalisation=NormalisationSettings("vahadane"))
 SMALL = NucleiSettings(
@@ -86,6 +88,16 @@ SMALL = NucleiSettings(
         PAPER.train, epochs=24, learning_rate=1e-3, patience=None, reestimate_batches=16, save_every_steps=100
     ),
 )
+NARROW_RCNN = MaskRCNNTraining(
+    encoder="mobilenetv2",
+    network={"pyramid_width": 64, "rpn_width": 64, "head_width": 256, "before_nms": 1000, "proposals": 300},
+    rois=128,
+    train=TrainConfig(
+        epochs=24, steps_per_epoch=0, validation_steps=None, learning_rate=5e-3, patience=None, save_every_steps=100
+    ),
+)
+
+Settings = TypeVar("Settings", NucleiSettings, MaskRCNNTraining)
 
 
 def main(
@@ -108,24 +120,24 @@ def main(
     Args:
         images: images with labelled nuclei, as `tfseg index --nuclei` takes them.
         out: run folder.
-        systems: which to run; none takes the paper's, with --small the three classical ones and U-Net-MobileNetV2.
-        small: run what two cores train in an hour or two; colours are normalised only where --training says how.
+        systems: which to run; none takes the paper's, with --small the three classical ones and those on MobileNetV2.
+        small: run what two cores train in an hour or two each; colours are normalised only where --training says how.
         quick: shrink networks, tiles and training until a run takes minutes; a smoke test.
-        small_weights: of U-Net-MobileNetV2's encoder: "imagenet", or a file of Keras' MobileNetV2 without top.
+        small_weights: of MobileNetV2: "imagenet", or a file of Keras' MobileNetV2 without top.
         joint: train GB U-Net's first stage on with the second, instead of keeping it as it is.
         by: "organ" or columns of the manifest by which scores are grouped.
         workers: images at a time.
         split: which images train, validate and test.
         training: how the paper's networks are trained; architecture and encoder follow from the system. What is set
-            here also holds for U-Net-MobileNetV2, which otherwise has settings of its own.
-        mask_rcnn: what is Mask R-CNN's own in it.
+            here also holds for the systems on MobileNetV2, which otherwise have settings of their own.
+        mask_rcnn: what is Mask R-CNN's own in it; the same goes for it.
     """
     if (small or quick) and training.normalisation == PAPER.normalisation:
         training = dataclasses.replace(training, normalisation=NormalisationSettings())
     training = dataclasses.replace(training, split=split)
     index_nuclei(images, out / "index", workers=workers)
     run = Run(out, tuple(indexed_items(out / "index")), training, mask_rcnn, small_weights, joint, quick)
-    names = systems or ((*METHODS, SMALL_UNET) if small else SYSTEMS)
+    names = systems or (SMALL_SYSTEMS if small else SYSTEMS)
     compare_nuclei(run.test_images(workers), {name: functools.partial(run.make, name) for name in names}, out, by)
     print((out / "scores" / "summary.md").read_text(encoding="utf-8"))
 
@@ -161,16 +173,15 @@ class Run:
         if name in METHODS:
             return NucleiSystem(CLASSICAL[METHODS[name]], f"{METHODS[name]}, {InstanceOptions()}")
         folder = export_onnx(self.train(name)).parent
-        return mask_rcnn_system(folder) if name == MASK_RCNN else network_system(folder)
+        return mask_rcnn_system(folder) if name in (MASK_RCNN, SMALL_RCNN) else network_system(folder)
 
     def train(self, name: str) -> Path:
         """The model folder of a network, its members trained before it."""
         if name in self.trained:
             return self.trained[name]
         folder, settings = self.out / "designs" / name, self.settings(name)
-        if name == MASK_RCNN:
-            own = shrunk_rcnn(self.mask_rcnn) if self.quick else self.mask_rcnn
-            train_mask_rcnn(self.items, folder, settings, own, self.prepared)
+        if name in (MASK_RCNN, SMALL_RCNN):
+            train_mask_rcnn(self.items, folder, settings, self.rcnn_settings(name), self.prepared)
         elif name == "U-Net-ensemble":
             assemble_nuclei(self.items, folder, settings, self.prepared)
         else:
@@ -182,10 +193,8 @@ class Run:
         """How a network is trained; its members are, now."""
         changes: dict[str, object] = {"arguments": {"encoder": UNETS.get(name, "")}}
         base = self.training
-        if name == SMALL_UNET:
-            given = changed(base, PAPER)
-            train = dataclasses.replace(SMALL.train, **changed(base.train, PAPER.train))
-            base, changes = SMALL, {**given, "train": train, "weights": self.small_weights}
+        if name in (SMALL_UNET, SMALL_RCNN):
+            base, changes = taken_over(SMALL, base, PAPER), {"weights": self.small_weights}
         elif name in STACKED:
             members = tuple(str(self.train(one)) for one in MEMBERS)
             changes = {"architecture": STACKED[name], "members": members, "weights": None}
@@ -193,8 +202,22 @@ class Run:
         settings = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
         return shrunk(settings) if self.quick else settings
 
+    def rcnn_settings(self, name: str) -> MaskRCNNTraining:
+        """What is a Mask R-CNN's own."""
+        usual = MaskRCNNTraining()
+        own = taken_over(NARROW_RCNN, self.mask_rcnn, usual) if name == SMALL_RCNN else self.mask_rcnn
+        return shrunk_rcnn(own) if self.quick else own
 
-def changed(settings: NucleiSettings | TrainConfig, usual: NucleiSettings | TrainConfig) -> dict[str, object]:
+
+def taken_over(small: Settings, given: Settings, usual: Settings) -> Settings:
+    """Settings of a small network with what was given otherwise than usual."""
+    values = changed(given, usual)
+    if "train" in values:
+        values["train"] = dataclasses.replace(small.train, **changed(given.train, usual.train))
+    return dataclasses.replace(small, **values)
+
+
+def changed(settings: object, usual: object) -> dict[str, object]:
     """What was set otherwise than usual, by name."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     return {name: value for name, value in values.items() if value != getattr(usual, name)}

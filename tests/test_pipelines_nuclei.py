@@ -62,7 +62,7 @@ def test_every_kind_of_system_from_images_to_a_table(gb_unet, images, small_enco
 
 @pytest.mark.slow
 def test_all_systems_as_the_smoke_run_builds_them(gb_unet, images, tmp_path):
-    systems = (*gb_unet.SYSTEMS, gb_unet.SMALL_UNET)
+    systems = (*gb_unet.SYSTEMS, gb_unet.SMALL_UNET, gb_unet.SMALL_RCNN)
     split = NucleiSplit(test_organs=("Breast",))
     gb_unet.main(images, out=tmp_path, quick=True, small_weights=None, split=split, systems=systems)
     assert list(pd.read_csv(tmp_path / "scores" / "scores.csv").system.unique()) == list(systems)
@@ -83,6 +83,16 @@ def test_what_is_set_also_holds_for_the_small_network(gb_unet, tmp_path):
         weights="file",
         train=dataclasses.replace(gb_unet.SMALL.train, epochs=3, seed=7),
     )
+
+
+def test_what_is_set_also_holds_for_the_narrow_mask_r_cnn(gb_unet, tmp_path):
+    usual = gb_unet.MaskRCNNTraining()
+    given = dataclasses.replace(usual, rois=9, train=dataclasses.replace(usual.train, epochs=3))
+    run = gb_unet.Run(tmp_path, (), gb_unet.PAPER, given, "file", joint=False, quick=False)
+    assert run.settings(gb_unet.SMALL_RCNN) == dataclasses.replace(gb_unet.SMALL, weights="file")
+    train = dataclasses.replace(gb_unet.NARROW_RCNN.train, epochs=3)
+    assert run.rcnn_settings(gb_unet.SMALL_RCNN) == dataclasses.replace(gb_unet.NARROW_RCNN, rois=9, train=train)
+    assert run.rcnn_settings(gb_unet.MASK_RCNN) == given
 
 
 def test_the_papers_systems_are_fourteen(gb_unet):
