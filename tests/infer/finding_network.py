@@ -39,18 +39,20 @@ def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def finder(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Finds every piece of one grey in a field, surer of lighter ones."""
-    assert images.shape == (1, 64, 64, 3) and images.dtype == np.float32
-    greys, boxes = [], []
-    for grey in np.unique(images[images > 0]):
-        for rows, columns in ndimage.find_objects(ndimage.label(images[0, ..., 0] == grey)[0]):
-            greys.append(grey)
-            boxes.append([rows.start, columns.start, rows.stop, columns.stop])
-    scores = two_classes(*(0.5 + grey / 512 for grey in greys))
+    """Finds every piece of one grey in each field, surer of lighter ones; places that are left are certain of none."""
+    assert images.shape[1:] == (64, 64, 3) and images.dtype == np.float32
+    found: list[list[tuple[float, list[int]]]] = []
+    for image in images[..., 0]:
+        found.append([])
+        for grey in np.unique(image[image > 0]):
+            for rows, columns in ndimage.find_objects(ndimage.label(image == grey)[0]):
+                found[-1].append((0.5 + grey / 512, [rows.start, columns.start, rows.stop, columns.stop]))
+    most = max(1, *map(len, found))
+    filled = [one + [(0.0, [0, 0, 0, 0])] * (most - len(one)) for one in found]
     return {
-        "instances": scores.reshape(1, -1, 2),
-        "instances_boxes": np.reshape(boxes, (1, -1, 4)).astype(np.float32),
-        "instances_masks": np.ones((1, len(greys), 28, 28), np.float32),
+        "instances": np.array([two_classes(*(score for score, _ in one)) for one in filled]),
+        "instances_boxes": np.array([[box for _, box in one] for one in filled], np.float32),
+        "instances_masks": np.ones((len(images), most, 28, 28), np.float32),
     }
 
 
@@ -67,14 +69,18 @@ def write_finder(folder: Path) -> Path:
         helper.make_node("Reshape", ["mean", "shape"], ["one"]),
         helper.make_node("Mul", ["one", "scale"], ["scaled"]),
         helper.make_node("Add", ["scaled", "offset"], ["instances"]),
-        helper.make_node("Identity", ["boxes"], ["instances_boxes"]),
-        helper.make_node("Identity", ["masks"], ["instances_masks"]),
+        helper.make_node("Sub", ["one", "one"], ["zero"]),  # as many as images: boxes and masks are those of each
+        helper.make_node("Add", ["zero", "boxes"], ["instances_boxes"]),
+        helper.make_node("Reshape", ["zero", "shape4"], ["zero4"]),
+        helper.make_node("Add", ["zero4", "masks"], ["instances_masks"]),
     ]
-    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 64, 64, 3])
-    shapes = {"instances_masks": [1, 2, 28, 28], "instances_boxes": [1, 2, 4], "instances": [1, 2, 2]}
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 64, 64, 3])
+    shapes = {"instances_masks": ["batch", 2, 28, 28], "instances_boxes": ["batch", 2, 4], "instances": ["batch", 2, 2]}
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     known = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    known.append(numpy_helper.from_array(np.array([1, 1, 1]), "shape"))
+    known += [
+        numpy_helper.from_array(np.array([-1, *[1] * more]), name) for name, more in (("shape", 2), ("shape4", 3))
+    ]
     graph = helper.make_graph(nodes, "finder", [given], results, known)
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(folder / "model.onnx")

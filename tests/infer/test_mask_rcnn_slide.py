@@ -20,6 +20,7 @@ from tfseg.infer.mask_rcnn import PasteOptions, predict_instances
 from tfseg.infer.mask_rcnn_slide import find_instances, stored_tiles
 from tfseg.infer.networks import Network
 from tfseg.infer.nuclei_model import FindingOptions, MaskRCNNModel, load_nuclei_model
+from tfseg.infer.tiles import Streaming
 from tfseg.slides.base import open_slide
 from tfseg.slides.geojson import read_geojson
 from tfseg.slides.recoloured import RecolouredSlide
@@ -29,14 +30,14 @@ MPP = SPEC.inputs[0].mpp
 
 
 class Finder:
-    """Finds every piece of one grey, and counts its calls."""
+    """Finds every piece of one grey, and counts the fields it has seen; fails at the one numbered ``last``."""
 
     def __init__(self, last: int | None = None) -> None:
-        self.calls, self._last = 0, last
+        self.fields, self._last = 0, last
 
     def every_output(self, images):
-        self.calls += 1
-        if self.calls == self._last:
+        self.fields += len(images)
+        if self._last is not None and self.fields >= self._last:
             raise OutputError("stopped")
         return finder(images)
 
@@ -103,23 +104,25 @@ def test_a_slide_is_read_at_the_networks_pixel_size(tmp_path):
     np.testing.assert_allclose(found, sorted(map(tuple, centres)), atol=0.01)
 
 
-def test_a_stopped_slide_goes_on(tmp_path):
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_stopped_slide_goes_on(tmp_path, batch_size):
     Image.fromarray(large()[0]).save(tmp_path / "p.png")
     source, out = [tmp_path / "p.png"], tmp_path / "out"
     whole = model()
     segment_nuclei(source, whole, tmp_path / "whole")
     rows, columns = 4, 5
-    assert whole.network.predict.calls == rows * columns
-    stopped = MaskRCNNModel(Network(Finder(last=2 * columns + 2), SPEC, "one"))
-    assert "stopped" in segment_nuclei(source, stopped, out).failures["p"]
+    assert whole.network.predict.fields == rows * columns
+    options = SegmentOptions(streaming=Streaming(batch_size))
+    stopped = MaskRCNNModel(Network(Finder(last=2 * columns + 3), SPEC, "one"))
+    assert "stopped" in segment_nuclei(source, stopped, out, options).failures["p"]
     assert not (out / "p/summary.json").exists()
     rest = model()
-    told = segment_nuclei(source, rest, out).summaries["p"]
-    assert rest.network.predict.calls == 2 * columns and told["grid"]["resumed_windows"] == 2 * columns
+    told = segment_nuclei(source, rest, out, options).summaries["p"]
+    assert rest.network.predict.fields == 2 * columns and told["grid"]["resumed_windows"] == 2 * columns
     assert (out / "p/nuclei.geojson").read_bytes() == (tmp_path / "whole/p/nuclei.geojson").read_bytes()
     assert not (out / ".state").exists()
     again = segment_nuclei(source, rest, out)
-    assert again.skipped == ["p"] and rest.network.predict.calls == 2 * columns
+    assert again.skipped == ["p"] and rest.network.predict.fields == 2 * columns
 
 
 class Darker:
@@ -132,13 +135,26 @@ class Darker:
         return {"method": "half as light"}
 
 
-def test_state_of_other_colours_is_not_gone_on_with(tmp_path):
+@pytest.fixture
+def stopped_picture(tmp_path):
+    """A picture, of whose 20 fields a run before saw ten."""
     Image.fromarray(large()[0]).save(tmp_path / "p.png")
-    stopped = MaskRCNNModel(Network(Finder(last=12), SPEC, "one"))
-    segment_nuclei([tmp_path / "p.png"], stopped, tmp_path / "out")
+    stopped = MaskRCNNModel(Network(Finder(last=13), SPEC, "one"))
+    assert segment_nuclei([tmp_path / "p.png"], stopped, tmp_path / "out").failures
+
+
+def test_state_of_another_threshold_is_not_gone_on_with(tmp_path, stopped_picture):
+    rest = model()
+    options = SegmentOptions(dense=DenseOptions(threshold=0.6))
+    told = segment_nuclei([tmp_path / "p.png"], rest, tmp_path / "out", options).summaries["p"]
+    assert told["grid"]["resumed_windows"] == 0 and rest.network.predict.fields == 20
+    assert min(feature.measurements["Score"] for feature in features_of(tmp_path / "out/p")) > 0.59
+
+
+def test_state_of_other_colours_is_not_gone_on_with(tmp_path, stopped_picture):
     other = model(view=Darker())
     told = segment_nuclei([tmp_path / "p.png"], other, tmp_path / "out").summaries["p"]
-    assert told["grid"]["resumed_windows"] == 0 and other.network.predict.calls == 20
+    assert told["grid"]["resumed_windows"] == 0 and other.network.predict.fields == 20
     scores = [feature.measurements["Score"] for feature in features_of(tmp_path / "out/p")]
     assert max(scores) <= 0.5 + large()[1].max() / 1024 + 0.003
 
@@ -161,7 +177,7 @@ def test_tiles_without_tissue_are_skipped(tmp_path):
     told = segment_nuclei(
         [slide], finder, tmp_path / "out", SegmentOptions(dense=DenseOptions(tissue="saturation"))
     ).summaries["s"]
-    assert 0 < finder.network.predict.calls == told["grid"]["windows"] < told["grid"]["rows"] * told["grid"]["columns"]
+    assert 0 < finder.network.predict.fields == told["grid"]["windows"] < told["grid"]["rows"] * told["grid"]["columns"]
 
 
 @pytest.mark.parametrize(

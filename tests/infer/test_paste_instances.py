@@ -70,6 +70,13 @@ def test_what_does_not_belong_together(probabilities, boxes, masks, message):
         paste_instances(probabilities, boxes, masks, (8, 8))
 
 
+def test_outputs_of_another_number_of_fields():
+    with pytest.raises(ModelError, match=r"outputs of 1 fields. Received: \(2, 1, 2\)"):
+        predict_instances(
+            lambda images: finder(np.repeat(images * 0, 2, axis=0)), np.zeros((64, 64, 3), np.uint8), SPEC
+        )
+
+
 @pytest.mark.parametrize("options", [{"threshold": 0}, {"mask_threshold": 1.5}, {"min_area_px": -1}])
 def test_options_out_of_range(options):
     with pytest.raises(ModelError, match=next(iter(options))):

@@ -174,10 +174,21 @@ def find_in_field(
     size = spec.inputs[0].size_px
     height, width = pixels.shape[:2]
     field = np.pad(pixels, [(0, size[0] - height), (0, size[1] - width), (0, 0)], mode="symmetric")
-    outputs = predict(field[None].astype(np.float32))
-    probabilities, boxes, masks = (np.asarray(outputs[name])[0] for name in spec.outputs)
-    found = paste_instances(probabilities, boxes, masks, size, options)
+    found = find_in_fields(predict, field[None].astype(np.float32), spec, options)[0]
     return found._replace(labels=found.labels[:height, :width])
+
+
+def find_in_fields(
+    predict: InstancePredictor, fields: NDArray[np.float32], spec: ModelSpec, options: PasteOptions
+) -> list[ScoredInstances]:
+    """The instances of each of a batch of whole fields, (B, H, W, 3), by one call of the network."""
+    found = predict(fields)
+    outputs = [np.asarray(found[name]) for name in spec.outputs]
+    if any(len(output) != len(fields) for output in outputs):
+        shapes = ", ".join(str(output.shape) for output in outputs)
+        raise ModelError(f"{spec.name}: expected outputs of {len(fields)} fields. Received: {shapes}.")
+    size = spec.inputs[0].size_px
+    return [paste_instances(scores, boxes, masks, size, options) for scores, boxes, masks in zip(*outputs, strict=True)]
 
 
 def field_px(spec: ModelSpec) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tfseg.infer.band_store import BandStore
 from tfseg.infer.dense import DenseResult, wanted_windows
 from tfseg.infer.instance_stitch import Read, Tile, TileGrid
-from tfseg.infer.mask_rcnn import CONTEXT, InstancePredictor, PasteOptions, field_px, find_in_field, tile_px
+from tfseg.infer.mask_rcnn import CONTEXT, InstancePredictor, PasteOptions, field_px, find_in_fields, tile_px
 from tfseg.infer.predictors import Predictor
 from tfseg.infer.slide import ProgressCallback
 from tfseg.infer.tiles import Streaming, predict_batches
@@ -28,6 +29,7 @@ from tfseg.slides.base import Slide
 from tfseg.slides.tissue import TissueMask
 from tfseg.types import ModelError, ModelSpec
 
+_DEFAULT_STREAMING = Streaming()
 _LOW, _HIGH, _SCORE = range(3)
 """Planes of the store: a number's two bytes, and the score · 255."""
 
@@ -77,12 +79,12 @@ def find_instances(
     tissue: TissueMask | None = None,
     min_tissue: float = 0.0,
     open_store: Callable[[bytes, int, int], BandStore] | None = None,
-    streaming: Streaming | None = None,
+    streaming: Streaming = _DEFAULT_STREAMING,
     progress: ProgressCallback | None = None,
 ) -> DenseResult:
     """What the network finds in every tile of a slide, for :func:`stored_tiles`.
 
-    Memory: one row of tiles, three bytes a pixel, and a few fields.
+    Memory: one row of tiles, three bytes a pixel, and a few batches of fields.
 
     Args:
         slide: where to look.
@@ -93,7 +95,7 @@ def find_instances(
         min_tissue: fraction.
         open_store: from a key of all that decides about the result, width and planes to the store; None takes a
             temporary file. A store that holds the first rows of tiles is gone on with.
-        streaming: threads that read; a call of the network takes one field.
+        streaming: fields a call of the network, threads that read.
         progress: called with ("segment", tiles done, tiles in all).
 
     Returns:
@@ -109,25 +111,27 @@ def find_instances(
     content = [1, asdict(grid), {**spec.to_dict(), "provenance": None}, asdict(options)]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode() + np.packbits(wanted).tobytes()).digest()
     opener = open_store or (lambda key, width, planes: BandStore(None, key, width, planes))
-    readers, report = (streaming or Streaming()).readers, progress or (lambda stage, done, total: None)
+    report = progress or (lambda stage, done, total: None)
     with contextlib.ExitStack() as closing:
         store = closing.enter_context(contextlib.closing(opener(key, grid.shape[1] * grid.tiles.tile_px, 3)))
-        resumed = _fill(store, grid, wanted, slide, _labeller(predict, spec, options), spec, readers, report)
+        resumed = _fill(store, grid, wanted, slide, _labeller(predict, spec, options), spec, streaming, report)
         closing.pop_all()
     return DenseResult(grid, store, wanted, resumed, 0)
 
 
 def _labeller(predict: InstancePredictor, spec: ModelSpec, options: PasteOptions) -> Predictor:
-    """From a field (1, side, side, 3) to its tile's numbers and scores (1, tile, tile, 2)."""
+    """From fields (B, side, side, 3) to their tiles' numbers and scores (B, tile, tile, 2)."""
     context = field_px(spec) // CONTEXT
     middle = slice(context, context + tile_px(spec))
 
     def label(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = find_in_field(predict, images[0], spec, options)
-        scores = np.zeros(len(found.scores) + 1, np.float32)
-        scores[list(found.scores)] = list(found.scores.values())
-        labels = found.labels[middle, middle]
-        return np.stack([labels.astype(np.float32), scores[labels]], axis=-1)[None]
+        tiles = np.empty((len(images), tile_px(spec), tile_px(spec), 2), np.float32)
+        for tile, found in zip(tiles, find_in_fields(predict, images, spec, options), strict=True):
+            scores = np.zeros(len(found.scores) + 1, np.float32)
+            scores[list(found.scores)] = list(found.scores.values())
+            labels = found.labels[middle, middle]
+            tile[..., 0], tile[..., 1] = labels, scores[labels]
+        return tiles
 
     return label
 
@@ -139,7 +143,7 @@ def _fill(
     slide: Slide,
     label: Predictor,
     spec: ModelSpec,
-    readers: int,
+    streaming: Streaming,
     report: ProgressCallback,
 ) -> int:
     """Appends what is missing of the rows of tiles. Returns the number of tiles that were there."""
@@ -148,19 +152,22 @@ def _fill(
     done = resumed = int(wanted[:first].sum())
     total = int(wanted.sum())
     report("segment", done, total)
+    cells = [(first + int(row), int(column)) for row, column in np.argwhere(wanted[first:])]
+    batches = (cells[start : start + streaming.batch_size] for start in range(0, len(cells), streaming.batch_size))
     found = predict_batches(
-        ([(row, int(column))] for row in range(first, len(wanted)) for column in np.flatnonzero(wanted[row])),
+        batches,
         lambda batch: read_fields(slide, spec.inputs, [grid.centre(*cell) for cell in batch], "reflect"),
         label,
         (side, side, 2),
-        readers,
+        streaming.readers,
     )
     with contextlib.closing(found):
+        arriving = itertools.chain.from_iterable(found)
         for row in range(first, len(wanted)):
             top, _, bottom, _ = tiles.box(row, 0)
             bands = np.zeros((3, bottom - top, store.width), np.uint8)
             for column in np.flatnonzero(wanted[row]):
-                numbers, scores = np.moveaxis(next(found)[0, : bottom - top], -1, 0)
+                numbers, scores = np.moveaxis(next(arriving)[: bottom - top], -1, 0)
                 place = np.s_[:, column * side : (column + 1) * side]
                 bands[_LOW][place], bands[_HIGH][place] = numbers % 256, numbers // 256
                 bands[_SCORE][place] = np.rint(scores * 255)
