@@ -17,9 +17,9 @@ Writes OUT/index, OUT/prepared (images as they are trained on), OUT/designs/<sys
 red, false blue), and OUT/scores: scores.csv, summary.md (means ± sd, by organ, all nuclei), precision over thresholds
 of IoU of all systems in one figure.
 
-`--small` runs the three classical systems and two networks that two cores train in an hour each, a U-Net with a border
-class and a narrow Mask R-CNN: both on MobileNetV2, with colour augmentation and a falling learning rate. They are none
-of the paper's.
+`--small` runs the three classical systems and two networks that two cores train in about an hour each, a U-Net with a
+border class and a narrow Mask R-CNN: both on MobileNetV2, with colour augmentation and a falling learning rate. They
+are none of the paper's.
 
 Hyperparameters default to the paper's section "Training" and each is an option (--help). Expected, from the paper's
 breast images of MoNuSeg: AJI 0.536 for GB U-Net, 0.528 for Mask R-CNN, 0.508 for U-Net DenseNet201, 0.340 for Fiji. Not
@@ -30,7 +30,7 @@ import dataclasses
 import functools
 import hashlib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import keras
 from tyro.conf import Positional
@@ -97,8 +97,6 @@ NARROW_RCNN = MaskRCNNTraining(
     ),
 )
 
-Settings = TypeVar("Settings", NucleiSettings, MaskRCNNTraining)
-
 
 def main(
     images: Positional[Path],
@@ -121,16 +119,18 @@ def main(
         images: images with labelled nuclei, as `tfseg index --nuclei` takes them.
         out: run folder.
         systems: which to run; none takes the paper's, with --small the three classical ones and those on MobileNetV2.
-        small: run what two cores train in an hour or two each; colours are normalised only where --training says how.
+        small: run what two cores train in about an hour each; colours are normalised only where --training says how.
         quick: shrink networks, tiles and training until a run takes minutes; a smoke test.
         small_weights: of MobileNetV2: "imagenet", or a file of Keras' MobileNetV2 without top.
         joint: train GB U-Net's first stage on with the second, instead of keeping it as it is.
         by: "organ" or columns of the manifest by which scores are grouped.
         workers: images at a time.
         split: which images train, validate and test.
-        training: how the paper's networks are trained; architecture and encoder follow from the system. What is set
-            here also holds for the systems on MobileNetV2, which otherwise have settings of their own.
-        mask_rcnn: what is Mask R-CNN's own in it; the same goes for it.
+        training: how networks are trained; architecture and encoder follow from the system. The systems on MobileNetV2
+            have settings of their own, but for what is given here otherwise than the paper's: a value that is the
+            paper's cannot be told from none.
+        mask_rcnn: what is Mask R-CNN's own, its epochs, batch size and learning rate among it; the same goes for the
+            one on MobileNetV2. It computes in float32.
     """
     if (small or quick) and training.normalisation == PAPER.normalisation:
         training = dataclasses.replace(training, normalisation=NormalisationSettings())
@@ -191,8 +191,8 @@ class Run:
 
     def settings(self, name: str) -> NucleiSettings:
         """How a network is trained; its members are, now."""
-        changes: dict[str, object] = {"arguments": {"encoder": UNETS.get(name, "")}}
         base = self.training
+        changes: dict[str, object] = {"arguments": {**base.arguments, "encoder": UNETS.get(name, "")}}
         if name in (SMALL_UNET, SMALL_RCNN):
             base, changes = taken_over(SMALL, base, PAPER), {"weights": self.small_weights}
         elif name in STACKED:
@@ -209,18 +209,15 @@ class Run:
         return shrunk_rcnn(own) if self.quick else own
 
 
-def taken_over(small: Settings, given: Settings, usual: Settings) -> Settings:
-    """Settings of a small network with what was given otherwise than usual."""
-    values = changed(given, usual)
-    if "train" in values:
-        values["train"] = dataclasses.replace(small.train, **changed(given.train, usual.train))
-    return dataclasses.replace(small, **values)
-
-
-def changed(settings: object, usual: object) -> dict[str, object]:
-    """What was set otherwise than usual, by name."""
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    return {name: value for name, value in values.items() if value != getattr(usual, name)}
+def taken_over(small: Any, given: Any, usual: Any) -> Any:
+    """Settings of a small network with what was given otherwise than usual, down to single epochs and arguments."""
+    if given == usual:
+        return small
+    if dataclasses.is_dataclass(given):
+        names = [one.name for one in dataclasses.fields(given)]
+        values = {name: taken_over(*(getattr(one, name) for one in (small, given, usual))) for name in names}
+        return dataclasses.replace(small, **values)
+    return {**small, **given} if isinstance(given, dict) else given
 
 
 def shrunk(settings: NucleiSettings) -> NucleiSettings:

@@ -13,6 +13,7 @@ from toy_nuclei import write_folder
 
 from tfseg.data.nuclei_split import NucleiSplit
 from tfseg.models.encoders import ENCODERS
+from tfseg.models.mask_rcnn import MaskRCNNSettings
 from tfseg.types import CohortError
 
 
@@ -39,7 +40,8 @@ def images(tmp_path_factory):
 def test_every_kind_of_system_from_images_to_a_table(gb_unet, images, small_encoder, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gb_unet, "MEMBERS", gb_unet.MEMBERS[:2])  # a third one is trained for ten seconds more
     out, split = tmp_path / "run", NucleiSplit(test_organs=("Breast",))
-    systems = ("Otsu", "Fiji", "GB-U-Net", "U-Net-ensemble", "Mask-R-CNN", gb_unet.SMALL_UNET)
+    small = (gb_unet.SMALL_UNET, gb_unet.SMALL_RCNN)
+    systems = ("Otsu", "Fiji", "GB-U-Net", "U-Net-ensemble", "Mask-R-CNN", *small)
     gb_unet.main(images, out=out, quick=True, small_weights=None, split=split, systems=systems)
     scores = pd.read_csv(out / "scores" / "scores.csv")
     assert list(scores.system.unique()) == list(systems)
@@ -51,7 +53,7 @@ def test_every_kind_of_system_from_images_to_a_table(gb_unet, images, small_enco
     assert (out / "designs" / "GB-U-Net" / "model.onnx").is_file()
 
     stamps = {file: file.stat().st_mtime_ns for file in out.glob("*/*/model.onnx")}
-    assert len(stamps) == 4, "the networks asked for; members are only trained"
+    assert len(stamps) == 5, "the networks asked for; members are only trained"
     assert not list(out.glob("designs/*/training/prepared")), "images are prepared once, for all"
     capsys.readouterr()
     gb_unet.main(images, out=out, quick=True, small_weights=None, split=split, systems=("Otsu", "GB-U-Net"))
@@ -75,23 +77,32 @@ def test_what_is_set_also_holds_for_the_small_network(gb_unet, tmp_path):
 
     assert settings(gb_unet.PAPER).train == gb_unet.SMALL.train
     train = dataclasses.replace(gb_unet.PAPER.train, epochs=3, seed=7)
-    found = settings(dataclasses.replace(gb_unet.PAPER, mpp=0.5, train=train))
-    assert (found.mpp, found.train.epochs, found.train.seed) == (0.5, 3, 7)
+    rule = dataclasses.replace(gb_unet.PAPER.threshold, iou=0.7)
+    found = settings(
+        dataclasses.replace(gb_unet.PAPER, mpp=0.5, arguments={"alpha": 0.35}, threshold=rule, train=train)
+    )
     assert found == dataclasses.replace(
         gb_unet.SMALL,
         mpp=0.5,
         weights="file",
+        arguments={**gb_unet.SMALL.arguments, "alpha": 0.35},
+        threshold=dataclasses.replace(gb_unet.SMALL.threshold, iou=0.7),
         train=dataclasses.replace(gb_unet.SMALL.train, epochs=3, seed=7),
     )
 
 
 def test_what_is_set_also_holds_for_the_narrow_mask_r_cnn(gb_unet, tmp_path):
     usual = gb_unet.MaskRCNNTraining()
-    given = dataclasses.replace(usual, rois=9, train=dataclasses.replace(usual.train, epochs=3))
+    train = dataclasses.replace(usual.train, epochs=3)
+    given = dataclasses.replace(usual, rois=9, network={"proposals": 7}, train=train)
     run = gb_unet.Run(tmp_path, (), gb_unet.PAPER, given, "file", joint=False, quick=False)
     assert run.settings(gb_unet.SMALL_RCNN) == dataclasses.replace(gb_unet.SMALL, weights="file")
     train = dataclasses.replace(gb_unet.NARROW_RCNN.train, epochs=3)
-    assert run.rcnn_settings(gb_unet.SMALL_RCNN) == dataclasses.replace(gb_unet.NARROW_RCNN, rois=9, train=train)
+    network = {**gb_unet.NARROW_RCNN.network, "proposals": 7}
+    assert run.rcnn_settings(gb_unet.SMALL_RCNN) == dataclasses.replace(
+        gb_unet.NARROW_RCNN, rois=9, network=network, train=train
+    )
+    MaskRCNNSettings.of(network)  # an error, were a name unknown
     assert run.rcnn_settings(gb_unet.MASK_RCNN) == given
 
 

@@ -152,6 +152,8 @@ RCNN = ("--nuclei", "n", "--out", "x", "--instances.architecture", "mask_rcnn")
         ),
         ((*RCNN, "--instances.train.epochs", "2"), ("does not take --instances.train;", "--mask-rcnn.…")),
         ((*RCNN, "--instances.batch-size", "2"), ("does not take --instances.batch-size;",)),
+        ((*RCNN, "--instances.precision", "mixed_float16"), ("does not take --instances.precision;",)),
+        ((*RCNN, "--instances.threshold.overlap", "0"), ("does not take --instances.threshold.overlap;",)),
     ],
 )
 def test_slides_or_nuclei(fails, arguments, words):

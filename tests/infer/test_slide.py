@@ -63,6 +63,11 @@ def test_batches_and_threads_change_nothing(batch_size, readers, parallel):
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
+def test_a_batch_has_a_window():
+    with pytest.raises(ModelError, match=r"batch_size: expected 1 or more windows\. Received: 0"):
+        Streaming(0)
+
+
 def test_without_tissue_mask_every_patch_is_classified():
     found = heatmap(array_slide(), darkness, classifier_spec())
     assert found.classified.all()

@@ -62,6 +62,12 @@ def test_all_gradients_together_are_clipped_and_then_the_decay_added():
     assert [float(one[0]) for one in variables] == pytest.approx(second, rel=1e-6)
 
 
+@pytest.mark.parametrize("norm", [0.0, -1.0])
+def test_a_norm_to_clip_to_that_cannot_be(norm):
+    with pytest.raises(ValueError, match="clip_norm must be above 0"):
+        sgd(0.1, clip_norm=norm)
+
+
 def test_every_weight_decays_biases_too():
     model = toy.network()
     optimizer = sgd(0.5, 0.0, 0.2)

@@ -18,7 +18,7 @@ from tfseg.infer.mask_rcnn import PasteOptions, predict_instances
 from tfseg.train.fit import TrainConfig
 from tfseg.train.mask_rcnn import MaskRCNNTraining, _labeller, train_mask_rcnn
 from tfseg.train.nuclei_settings import NucleiSettings, ThresholdSettings
-from tfseg.types import NUCLEI_CLASSES, InputSpec, ModelSpec, TfsegError
+from tfseg.types import NUCLEI_CLASSES, InputSpec, ModelError, ModelSpec, TfsegError
 
 SETTINGS = NucleiSettings(weights=None, tile_px=64, threshold=ThresholdSettings(min_recall=0.0), threads=1)
 OWN = MaskRCNNTraining(
@@ -71,6 +71,11 @@ def test_gradient_descent_is_as_set(tmp_path, monkeypatch):
     assert float(usual.learning_rate) == pytest.approx(1e-3)
     other.iterations.assign(1)  # of two
     assert float(other.learning_rate) == pytest.approx(5e-4)
+
+
+def test_a_norm_to_clip_to_that_cannot_be():
+    with pytest.raises(ModelError, match=r"clip_norm: expected a norm above 0, or None\. Received: 0"):
+        MaskRCNNTraining(clip_norm=0)
 
 
 class Fake:

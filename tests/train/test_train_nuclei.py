@@ -131,6 +131,16 @@ def test_the_loss_is_the_papers(trained, items):
     assert terms["dice_loss"] == pytest.approx(np.mean(1 - dice[:, 1:].mean(1)), rel=1e-5)
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_rate_falls_to_0_at_the_last_update(accumulation):
+    train = dataclasses.replace(SETTINGS.train, epochs=4, steps_per_epoch=9, accumulation_steps=accumulation)
+    rate = nuclei.learning_rate(changed(schedule="cosine"), train)
+    updates = 4 * 9 // accumulation
+    expected = [train.learning_rate * (1 + np.cos(np.pi * one / updates)) / 2 for one in range(updates + 1)]
+    assert [float(rate(one)) for one in range(updates + 1)] == pytest.approx(expected, abs=1e-9)
+    assert nuclei.learning_rate(changed(schedule="constant"), train) == train.learning_rate
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_a_network_that_finds_too_little_is_kept_all_the_same(items, tmp_path, caplog):
     train = dataclasses.replace(SETTINGS.train, epochs=1, steps_per_epoch=1)

@@ -103,7 +103,10 @@ def _train_nuclei(index: Path, model: Path, settings: NucleiSettings, own: MaskR
     if rcnn:
         usual = NucleiSettings(architecture="mask_rcnn")
         changed = {one.name for one in fields(usual) if getattr(settings, one.name) != getattr(usual, one.name)}
-        if unused := sorted(changed - SHARED_SETTINGS):
+        unused = sorted(changed - SHARED_SETTINGS)
+        if settings.threshold.overlap != usual.threshold.overlap:
+            unused.append("threshold.overlap")
+        if unused:
             options = ", ".join(f"--instances.{name.replace('_', '-')}" for name in unused)
             raise ModelError(f"mask_rcnn does not take {options}; what is its own is --mask-rcnn.…, see --help.")
     elif own != MaskRCNNTraining():

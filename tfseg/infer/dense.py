@@ -184,10 +184,12 @@ def predicted_rows(
     first: int,
     border: Border,
     streaming: Streaming,
+    planes: int | None = None,
 ) -> Generator[tuple[int, Iterator[tuple[int, NDArray[np.float32]]]], None, None]:
     """(row, (column, probabilities (h, w, C)) …) of every row of windows from ``first`` on; all must be taken.
 
-    Batches end with their row, so that they hold the same windows wherever a run begins.
+    C is ``planes``, or the number of the spec's classes. Batches end with their row, so that they hold the same windows
+    wherever a run begins.
     """
     columns = [np.flatnonzero(row).tolist() for row in wanted]
     size = streaming.batch_size
@@ -200,7 +202,7 @@ def predicted_rows(
         batches,
         lambda batch: read_fields(slide, spec.inputs, [grid.centre(*cell) for cell in batch], border),
         predict,
-        (*grid.output_px, len(spec.classes)),
+        (*grid.output_px, planes or len(spec.classes)),
         streaming.readers,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfseg.infer.band_store import BandStore
-from tfseg.infer.dense import DenseResult, wanted_windows
+from tfseg.infer.dense import DenseResult, predicted_rows, wanted_windows
 from tfseg.infer.instance_stitch import Read, Tile, TileGrid
 from tfseg.infer.mask_rcnn import CONTEXT, InstancePredictor, PasteOptions, field_px, find_in_fields, tile_px
 from tfseg.infer.predictors import Predictor
 from tfseg.infer.slide import ProgressCallback
-from tfseg.infer.tiles import Streaming, predict_batches
-from tfseg.infer.windows import DenseGrid, check_enlarged, read_fields
+from tfseg.infer.tiles import Streaming
+from tfseg.infer.windows import DenseGrid, check_enlarged
 from tfseg.slides.base import Slide
 from tfseg.slides.tissue import TissueMask
 from tfseg.types import ModelError, ModelSpec
@@ -84,7 +83,7 @@ def find_instances(
 ) -> DenseResult:
     """What the network finds in every tile of a slide, for :func:`stored_tiles`.
 
-    Memory: one row of tiles, three bytes a pixel, and a few batches of fields.
+    Memory: one row of tiles, three bytes a pixel, a few batches of fields, and what the network takes for one.
 
     Args:
         slide: where to look.
@@ -152,22 +151,12 @@ def _fill(
     done = resumed = int(wanted[:first].sum())
     total = int(wanted.sum())
     report("segment", done, total)
-    cells = [(first + int(row), int(column)) for row, column in np.argwhere(wanted[first:])]
-    batches = (cells[start : start + streaming.batch_size] for start in range(0, len(cells), streaming.batch_size))
-    found = predict_batches(
-        batches,
-        lambda batch: read_fields(slide, spec.inputs, [grid.centre(*cell) for cell in batch], "reflect"),
-        label,
-        (side, side, 2),
-        streaming.readers,
-    )
-    with contextlib.closing(found):
-        arriving = itertools.chain.from_iterable(found)
-        for row in range(first, len(wanted)):
+    with contextlib.closing(predicted_rows(slide, label, spec, grid, wanted, first, "reflect", streaming, 2)) as rows:
+        for row, found in rows:
             top, _, bottom, _ = tiles.box(row, 0)
             bands = np.zeros((3, bottom - top, store.width), np.uint8)
-            for column in np.flatnonzero(wanted[row]):
-                numbers, scores = np.moveaxis(next(arriving)[: bottom - top], -1, 0)
+            for column, values in found:
+                numbers, scores = np.moveaxis(values[: bottom - top], -1, 0)
                 place = np.s_[:, column * side : (column + 1) * side]
                 bands[_LOW][place], bands[_HIGH][place] = numbers % 256, numbers // 256
                 bands[_SCORE][place] = np.rint(scores * 255)

@@ -58,14 +58,13 @@ def predict_image(
             f"a picture of nuclei: expected uint8 RGB (H, W, 3), 0..255. Received: {image.dtype} {image.shape}. Of "
             "grey pictures repeat the channel three times."
         )
-    if batch_size < 1:
-        raise ModelError(f"batch_size: expected 1 or more tiles. Received: {batch_size}.")
+    streaming = Streaming(batch_size)
     slide = open_slide([image], spec.output_mpp)
     grid = dense_grid(slide, spec, stride_of(spec, overlap))
     out = np.empty((*image.shape[:2], len(spec.classes)), np.float32)
     blend, wanted = Blend(grid, len(spec.classes)), np.ones(grid.shape, bool)
     done = 0
-    rows = predicted_rows(slide, predict, spec, grid, wanted, 0, "reflect", Streaming(batch_size))
+    rows = predicted_rows(slide, predict, spec, grid, wanted, 0, "reflect", streaming)
     with contextlib.closing(rows):
         for row, tiles in rows:
             for column, values in tiles:

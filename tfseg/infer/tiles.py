@@ -31,10 +31,17 @@ class Streaming:
     Attributes:
         batch_size: windows a call of the predictor. A few are enough to fill a core, and stay in its cache.
         readers: threads that read windows.
+
+    Raises:
+        ModelError: no window a call.
     """
 
     batch_size: int = 4
     readers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ModelError(f"batch_size: expected 1 or more windows. Received: {self.batch_size}.")
 
 
 def predict_windows(

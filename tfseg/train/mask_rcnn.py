@@ -19,20 +19,21 @@ from tfseg.files import write_json
 from tfseg.infer.mask_rcnn import PasteOptions, predict_instances
 from tfseg.losses import mask_rcnn_losses
 from tfseg.models.mask_rcnn import training_network
-from tfseg.train.fit import TrainConfig, TrainResult, fit, precision, reproducible
+from tfseg.train.fit import TrainConfig, TrainResult, fit, reproducible
 from tfseg.train.nuclei import chosen_threshold, learning_rate, write_threshold
 from tfseg.train.nuclei_data import NucleiData
 from tfseg.train.nuclei_settings import NucleiSettings
 from tfseg.train.optimizers import sgd
 from tfseg.train.run_config import plain
 from tfseg.train.step import Objective
-from tfseg.types import NUCLEI_CLASSES, ModelSpec
+from tfseg.types import NUCLEI_CLASSES, ModelError, ModelSpec
 
 SHARED_SETTINGS = {
     "architecture", "weights", "mpp", "tile_px", "tile_overlap", "augment", "normalisation", "restain", "threshold",
-    "split", "schedule", "precision", "threads",
+    "split", "schedule", "threads",
 }  # fmt: skip
-"""What of ``NucleiSettings`` Mask R-CNN takes; the rest is of networks that label pixels."""
+"""What of ``NucleiSettings`` Mask R-CNN takes, but for the overlap of prediction in ``threshold``; the rest is of
+networks that label pixels. It computes in float32: halves are no more exact than a quarter of a pixel in a tile."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class MaskRCNNTraining:
         freeze_batch_norm: keep the encoder's batch norms as loaded, for batches of a few images.
         network: fields of :class:`tfseg.models.mask_rcnn.MaskRCNNSettings` that differ from its defaults.
         rois: boxes an image of which the heads learn.
-        momentum, weight_decay, clip_norm: of gradient descent, :func:`tfseg.train.optimizers.sgd`; None clips nothing.
+        momentum: of gradient descent, :func:`tfseg.train.optimizers.sgd`.
+        weight_decay: of gradient descent.
+        clip_norm: gradients whose joint norm is larger are scaled down to it; None clips nothing.
         batch_size: tiles a batch.
-        train: epochs, steps, learning rate.
+        train: epochs, steps, learning rate (of gradient descent).
+
+    Raises:
+        ModelError: a norm to clip to that is not above 0.
     """
 
     encoder: str = "resnet101"
@@ -64,6 +70,10 @@ class MaskRCNNTraining:
             epochs=100, steps_per_epoch=0, validation_steps=None, learning_rate=1e-3, patience=20
         )
     )
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ModelError(f"clip_norm: expected a norm above 0, or None. Received: {self.clip_norm}.")
 
 
 def train_mask_rcnn(
@@ -123,8 +133,7 @@ def _network(settings: NucleiSettings, own: MaskRCNNTraining) -> tuple[keras.Mod
         "settings": own.network,
         "weights": settings.weights,
     }
-    with precision(settings.precision):
-        network = models.build("mask_rcnn", **arguments)
+    network = models.build("mask_rcnn", **arguments)
     return network, models.describe(network, "mask_rcnn", arguments, settings.mpp, NUCLEI_CLASSES)
 
 

@@ -178,9 +178,10 @@ def _objective(settings: NucleiSettings, config: TrainConfig, num_classes: int) 
 def learning_rate(
     settings: NucleiSettings, config: TrainConfig
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """``config.learning_rate``, falling where ``settings.schedule`` says so."""
+    """``config.learning_rate``, falling to 0 at the last update where ``settings.schedule`` says so."""
     if settings.schedule == "cosine":
-        return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * config.steps_per_epoch)
+        updates = config.epochs * config.steps_per_epoch // config.accumulation_steps
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, max(1, updates))
     return config.learning_rate
 
 

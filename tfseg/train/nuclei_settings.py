@@ -86,7 +86,8 @@ class NucleiSettings:
     """Settings of a network of nuclei; the defaults are GB U-Net's U-Nets where the paper gives one.
 
     Attributes:
-        architecture: key of ``tfseg.models.MODELS``, of a network that labels pixels.
+        architecture: key of ``tfseg.models.MODELS``, of a network that labels pixels; ``tfseg train`` also takes
+            "mask_rcnn".
         arguments: further ones of its builder, for example {"encoder": "densenet121"}; without an encoder encoder_unet
             is on ResNet101.
         widths: channels of the decoder's maps of depth 4 … 0; none takes the architecture's.

@@ -71,4 +71,6 @@ def sgd(
     Deep multi-magnification networks (section 2.5): ``sgd(5e-5, 0.99, 1e-4)``. CD-UNET: ``sgd(linear_scaled(1e-3,
     replicas), 0.9)``.
     """
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be above 0, or None to clip nothing. Received: {clip_norm}.")
     return CoupledSGD(learning_rate, momentum, weight_decay, global_clipnorm=clip_norm)
