@@ -51,12 +51,13 @@ class StopError(Exception):
     """Before the first step."""
 
 
-def test_gradient_descent_is_as_set(tmp_path, monkeypatch):
+def test_gradient_descent_is_as_set_from_the_seeds_weights(tmp_path, monkeypatch):
     """Clipped as matterport's, and with a rate that falls where the settings say so."""
-    taken = []
+    taken, weights = [], []
 
     def fit(model, training, validation, config, out, objective, described):
         taken.append(objective.optimizer)
+        weights.append(model.get_weights())
         raise StopError
 
     monkeypatch.setattr("tfseg.train.mask_rcnn.fit", fit)
@@ -65,6 +66,8 @@ def test_gradient_descent_is_as_set(tmp_path, monkeypatch):
         settings = dataclasses.replace(SETTINGS, schedule=name)
         with pytest.raises(StopError):
             train_mask_rcnn(items, tmp_path / name, settings, dataclasses.replace(OWN, **changes))
+    for first, second in zip(*weights, strict=True):
+        assert_array_equal(first, second)
     usual, other = taken
     assert (usual.momentum, usual.l2, usual.global_clipnorm) == (0.9, 1e-4, 5.0)
     assert (other.momentum, other.l2, other.global_clipnorm) == (0.5, 0.0, None)
