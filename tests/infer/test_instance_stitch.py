@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -66,8 +68,9 @@ grids = st.builds(
 )  # fmt: skip
 
 
-@given(grids, st.integers(0, 10_000), st.data())
-def test_nuclei_smaller_than_the_overlap_come_back_once_and_whole(grid, seed, data):
+@given(grids, st.integers(0, 10_000), st.booleans(), st.data())
+def test_nuclei_smaller_than_the_overlap_come_back_once_and_whole(grid, seed, agree, data):
+    grid = dataclasses.replace(grid, agree=agree)
     largest = data.draw(st.integers(3, grid.overlap_px - 1), label="largest")
     labels = mosaic(grid.height_px, grid.width_px, largest, seed)
     picture, instances = assembled(grid, cut(grid, labels, seed))
@@ -92,6 +95,38 @@ def test_larger_ones_lose_no_pixel_and_mix_with_none(grid, seed):
             assert parts[label] == 1
         if box is not None and any(s.stop - s.start > grid.tile_px for s in box):
             assert parts[label] > 1
+
+
+@given(grids, st.integers(0, 10_000))
+def test_larger_ones_in_tiles_that_may_disagree_are_found_and_mix_with_none(grid, seed):
+    labels = mosaic(grid.height_px, grid.width_px, 30, seed)
+    picture, instances = assembled(dataclasses.replace(grid, agree=False), cut(grid, labels, seed))
+    assert not (picture[labels == 0]).any()
+    pairs = np.unique(np.stack([picture, labels])[:, picture > 0], axis=1)
+    assert len(np.unique(pairs[0])) == pairs.shape[1], "a piece holds pixels of two instances"
+    assert set(pairs[1]) == set(np.unique(labels)) - {0}, "none is lost as a whole"
+    parts = dict(zip(*np.unique(pairs[1], return_counts=True), strict=True))
+    whole = {instance.id: instance.whole for instance in instances}
+    assert all(parts[label] == 1 for piece, label in pairs.T if whole[int(piece)])
+
+
+def test_what_a_tile_finds_at_its_edge_and_the_one_that_sees_all_of_it_does_not():
+    found = np.zeros((20, 50), int)
+    found[5:13, 15:29] = 1  # the second of the tiles 0..32 and 18..50 sees eleven columns of it, and more
+    nothing = np.zeros_like(found)
+    for agree, boxes in [(True, [(18, 29)]), (False, [])]:
+        grid = TileGrid(20, 50, tile_px=32, overlap_px=14, agree=agree)
+        _, instances = assembled(grid, tiles_of(grid, nothing, found))
+        assert [(one.left, one.left + one.mask.shape[1]) for one in instances] == boxes
+
+
+def test_of_what_is_larger_than_the_overlap_each_tile_gives_all_that_is_left():
+    labels = np.zeros((20, 60), int)
+    labels[5:15, 12:45] = 1  # tiles are 0..28, 20..48, 40..60: seen 16, 25 and 5 columns; 25 − 8 are left in the second
+    grid = TileGrid(20, 60, tile_px=28, overlap_px=8, agree=False)
+    _, instances = assembled(grid, cut(grid, labels))
+    found = [(one.left, one.left + one.mask.shape[1], one.whole) for one in instances]
+    assert found == [(12, 28, False), (28, 45, False)]
 
 
 def test_what_is_larger_than_the_overlap_is_cut_at_the_cores():

@@ -14,6 +14,11 @@ An instance that no tile sees whole is **cut along the tiles' cores**, the parts
 piece a tile: no pixel is lost, none counts twice, and every piece says that it is none whole (``whole`` is False). When
 a core is passed, all tiles that reach it have been seen, so a piece is known at once, and rows above the next row of
 tiles never change again.
+
+Tiles of a network that draws instances itself **do not agree** (``TileGrid.agree`` is False): of a nucleus that one
+finds at its edge, another may have seen the whole and found nothing, or something else. What touches an edge is then
+left to the tile beyond it, which sees it better, unless what is seen reaches as far from the edge as the overlap: that
+one does not see the whole either. Then the piece is all that is seen, less what is taken.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ class TileGrid:
         height_px, width_px: of the picture.
         tile_px: side of a tile.
         overlap_px: pixels that neighbours share; larger than every instance.
+        agree: whether neighbours label what they share in the same way, but for how an instance goes on.
 
     Raises:
         ModelError: no picture, or an overlap that is not from 0 to tile_px − 1.
@@ -53,6 +59,7 @@ class TileGrid:
     width_px: int
     tile_px: int = 1024
     overlap_px: int = 128
+    agree: bool = True
 
     def __post_init__(self) -> None:
         if min(self.height_px, self.width_px) < 1:
@@ -190,14 +197,20 @@ def _new_in(
     core_top, core_left, core_bottom, core_right = grid.core(row, column)
     core = labels[: core_bottom - core_top, : core_right - core_left]
     boxes = ndimage.find_objects(labels)
-    whole = [not _touches(box, labels.shape, inner) for box in boxes]
-    pieces = ndimage.find_objects(core, max_label=len(boxes)) if not all(whole) else []
-    wanted = [(label, box, labels, True) for label, (box, fits) in enumerate(zip(boxes, whole, strict=True), 1) if fits]
-    wanted += [
-        (label, box, core, False)
-        for label, (box, fits) in enumerate(zip(pieces, whole, strict=False), 1)
-        if not fits and box is not None
+    reaches = [_reach(box, labels.shape, inner) for box in boxes]
+    wanted = [
+        (label, box, labels, True)
+        for label, (box, reach) in enumerate(zip(boxes, reaches, strict=True), 1)
+        if not reach
     ]
+    if any(reaches):
+        picture = core if grid.agree else labels
+        pieces = ndimage.find_objects(picture, max_label=len(boxes))
+        wanted += [
+            (label, box, picture, False)
+            for label, (box, reach) in enumerate(zip(pieces, reaches, strict=True), 1)
+            if reach and box is not None and (grid.agree or min(reach) >= grid.overlap_px)
+        ]
     for label, box, picture, fits in wanted:
         mask = _free(picture[box] == label, taken[box])
         if mask is None:
@@ -212,11 +225,14 @@ def _new_in(
         yield Instance(found, top + y, left + x, mask, image, fits, score)
 
 
-def _touches(box: tuple[slice, slice], shape: tuple[int, int], inner: tuple[bool, bool, bool, bool]) -> bool:
-    """Whether a bounding box reaches an edge of the tile that lies inside the picture."""
+def _reach(box: tuple[slice, slice], shape: tuple[int, int], inner: tuple[bool, bool, bool, bool]) -> list[int]:
+    """How far an instance reaches into a tile from the edges inside the picture that it touches; [] where none."""
     rows, columns = box
-    reaches = (rows.start == 0, columns.start == 0, rows.stop == shape[0], columns.stop == shape[1])
-    return any(reach and edge for reach, edge in zip(reaches, inner, strict=True))
+    touched = (
+        (inner[0] and rows.start == 0) or (inner[2] and rows.stop == shape[0]),
+        (inner[1] and columns.start == 0) or (inner[3] and columns.stop == shape[1]),
+    )
+    return [side.stop - side.start for side, edge in zip(box, touched, strict=True) if edge]
 
 
 def _free(mask: NDArray[np.bool_], taken: NDArray[np.uint32]) -> NDArray[np.bool_] | None:

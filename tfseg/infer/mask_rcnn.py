@@ -118,7 +118,8 @@ def predict_instances(
     The network's fields follow each other by half of their side, GB U-Net's overlap of 50 %. Of each the outermost
     ``context_px`` are looked at and not used, so that what ends there is known to go on; the rest are the tiles that
     :func:`tfseg.infer.instance_stitch.stitch` joins. An instance smaller than their overlap (96 px of fields of 256)
-    comes back whole; larger ones may come in pieces. An image smaller than a field goes on mirrored.
+    comes back whole; larger ones may come in pieces; what one field finds at its edge and the next, which sees all of
+    it, does not, is none. An image smaller than a field goes on mirrored.
 
     Args:
         predict: the network.
@@ -139,7 +140,7 @@ def predict_instances(
     tile = side - 2 * context
     if not 0 <= context < side // 4:
         raise ModelError(f"context_px: expected 0 to {side // 4 - 1} px of a field of {side} px. Received: {context}.")
-    grid = TileGrid(image.shape[0], image.shape[1], tile, tile - side // 2)
+    grid = TileGrid(image.shape[0], image.shape[1], tile, tile - side // 2, agree=False)
     labels = np.zeros(image.shape[:2], np.int32)
     scores: dict[int, float] = {}
     classes: dict[int, int] = {}

@@ -51,7 +51,7 @@ class FieldGrid(DenseGrid):
     def tiles(self) -> TileGrid:
         """For :func:`tfseg.infer.instance_stitch.stitch`."""
         side = self.output_px[0]
-        return TileGrid(self.pixels.height_px, self.pixels.width_px, side, side - self.stride_px)
+        return TileGrid(self.pixels.height_px, self.pixels.width_px, side, side - self.stride_px, agree=False)
 
 
 def field_grid(slide: Slide, spec: ModelSpec) -> FieldGrid:
