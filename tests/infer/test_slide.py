@@ -12,7 +12,7 @@ from vanishing import vanishing_folders
 
 from tfseg.geometry import Grid
 from tfseg.infer.slide import Checkpoint, Heatmap, heatmap, heatmap_to_field
-from tfseg.infer.tiles import Streaming
+from tfseg.infer.tiles import BATCH, Streaming
 from tfseg.slides.base import open_slide
 from tfseg.slides.tissue import TissueMask, tissue_mask
 from tfseg.types import InputSpec, ModelError, OutputError, SlideError
@@ -91,8 +91,7 @@ def test_memory_is_bounded_when_the_network_is_slow():
     waiting = len(reads)
     gate.set()
     thread.join()
-    batch = Streaming().batch_size
-    assert waiting <= batch * 6
+    assert waiting <= BATCH * 6
     assert len(reads) == 14 * 18
 
 

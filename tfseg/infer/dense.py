@@ -21,7 +21,7 @@ from tfseg.infer.blend import Blend
 from tfseg.infer.dense_options import DenseOptions, Rule
 from tfseg.infer.fields import to_bytes
 from tfseg.infer.predictors import Predictor
-from tfseg.infer.tiles import Streaming, predict_batches
+from tfseg.infer.tiles import BATCH, Streaming, predict_batches
 from tfseg.infer.windows import Border, DenseGrid, dense_grid, read_fields
 from tfseg.slides.base import Slide
 from tfseg.slides.tissue import TissueMask
@@ -192,7 +192,7 @@ def predicted_rows(
     wherever a run begins.
     """
     columns = [np.flatnonzero(row).tolist() for row in wanted]
-    size = streaming.batch_size
+    size = streaming.batch_size or BATCH
     batches = (
         [(row, column) for column in columns[row][start : start + size]]
         for row in range(first, len(columns))

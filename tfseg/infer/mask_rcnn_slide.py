@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +151,8 @@ def _fill(
     done = resumed = int(wanted[:first].sum())
     total = int(wanted.sum())
     report("segment", done, total)
-    with contextlib.closing(predicted_rows(slide, label, spec, grid, wanted, first, "reflect", streaming, 2)) as rows:
+    single = replace(streaming, batch_size=streaming.batch_size or 1)
+    with contextlib.closing(predicted_rows(slide, label, spec, grid, wanted, first, "reflect", single, 2)) as rows:
         for row, found in rows:
             top, _, bottom, _ = tiles.box(row, 0)
             bands = np.zeros((3, bottom - top, store.width), np.uint8)

@@ -18,6 +18,9 @@ from tfseg.types import ModelError, Window
 Images = tuple[NDArray[np.float32], ...]
 """A batch: one float32 (B, H, W, C) array an input of the network, in the order of its spec."""
 
+BATCH = 4
+"""Windows a call of a network where nobody says."""
+
 Where = TypeVar("Where")
 """What tells the reader where a window lies."""
 
@@ -29,18 +32,19 @@ class Streaming:
     Memory: at most ``2 · readers + 2 · parallel + 1`` batches of float32 windows, ``parallel`` being the predictor's.
 
     Attributes:
-        batch_size: windows a call of the predictor. A few are enough to fill a core, and stay in its cache.
+        batch_size: windows a call of the predictor. None takes 4 (``BATCH``), which fill a core and stay in its cache,
+            and 1 of Mask R-CNN, of which more take memory and save no time on processors.
         readers: threads that read windows.
 
     Raises:
         ModelError: no window a call.
     """
 
-    batch_size: int = 4
+    batch_size: int | None = None
     readers: int = 2
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ModelError(f"batch_size: expected 1 or more windows. Received: {self.batch_size}.")
 
 
@@ -57,13 +61,13 @@ def predict_windows(
         streaming: how.
 
     Yields:
-        float32 (B, C), B = ``streaming.batch_size``; the last may be shorter.
+        float32 (B, C), B as ``streaming`` says; the last may be shorter.
 
     Raises:
         SlideError: a window cannot be read.
         ModelError: the predictor returns something else than (B, C) finite numbers.
     """
-    size = streaming.batch_size
+    size = streaming.batch_size or BATCH
     batches = (windows[start : start + size] for start in range(0, len(windows), size))
     return predict_batches(batches, lambda batch: (_read(slide, batch),), predict, (num_classes,), streaming.readers)
 
